@@ -24,9 +24,9 @@ from burnish.inspector.text import printable
 from burnish.rollout.store.own_files import own_files
 from burnish.trainer.data.audit import Checked, KeptRows, Use, check, checked_rows, stats
 from burnish.trainer.data.curated.catalog import CATALOG_FILE, CATALOGS, Catalog, find_catalog
-from burnish.trainer.data.forms import Conversation
+from burnish.trainer.data.forms import Document
 from burnish.trainer.data.overlap import Duplicate, contaminated, duplicates
-from burnish.trainer.data.sources import Reject
+from burnish.trainer.data.sources import Reject, found_curated, holds_texts
 
 POSITION = "replay_position"
 """The metric that says how many demonstrations a phase of reinforcement has learned from, after a step."""
@@ -177,23 +177,22 @@ def catalogs(name: str | None, show: int) -> Found:
     for category, one in catalog.sets.items():
         digest, rows = one.digest, list(_shown_rows(catalog, category, show))
         kind = f"file {one.file.name}" if one.file is not None else "made as it is asked for"
-        lines += [f"  {category}: {one.about}", f"    {kind}, licence {one.licence}, sha256 {digest}"]
+        held = "texts" if holds_texts(catalog, category) else "conversations"
+        lines += [f"  {category}: {one.about}", f"    {held}, {kind}, licence {one.licence}, sha256 {digest}"]
         if one.sha256 != digest:
             lines.append(
                 f"    {CATALOG_FILE} says {one.sha256 or 'no sha256'}; write the one above, under a new version if it was published"
             )
         lines += [f"    {json.dumps(row, ensure_ascii=False)}" for row in rows]
         sets[category] = {"about": one.about, "file": one.file.name if one.file is not None else None, "licence": one.licence}
-        sets[category] |= {"sha256": digest, "declared_sha256": one.sha256, "rows": rows}
+        sets[category] |= {"holds": held, "sha256": digest, "declared_sha256": one.sha256, "rows": rows}
     return Found([printable(line) for line in lines], {"id": catalog.id, "sets": sets})
 
 
-def _shown_rows(catalog: Catalog, category: str, count: int) -> Iterator[list[dict[str, Any]]]:
-    from burnish.trainer.data.sources import found_curated
-
-    for row in islice(found_curated(catalog, category, 0, count), count):
-        if isinstance(row, Conversation):
-            yield [message.to_dict() for message in row.messages]
+def _shown_rows(catalog: Catalog, category: str, count: int) -> Iterator[str | list[dict[str, Any]]]:
+    for row in islice(found_curated(catalog, category, 0, count, "cpt"), count):
+        if not isinstance(row, Reject):
+            yield row.text if isinstance(row, Document) else [message.to_dict() for message in row.messages]
 
 
 def _good(places: Sequence[str], unfit: Counter[str]) -> Iterator[Checked]:

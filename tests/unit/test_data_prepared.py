@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from tests.unit.phase_parts import on
 
+from burnish.cli.data import catalogs
 from burnish.cli.data_replay import write_catalog
 from burnish.trainer.data import pairs
 from burnish.trainer.data.config import Making
@@ -24,6 +26,7 @@ from burnish.trainer.models.importing import ModelSize, new_model
 from burnish.trainer.phases.common import PhaseStep
 from burnish.trainer.phases.cpt import CPTConfig
 from burnish.trainer.phases.dpo import DPOConfig
+from burnish.trainer.phases.midtrain import MidtrainConfig
 from burnish.trainer.phases.rft import RFTPhaseConfig
 from burnish.trainer.phases.sft import SFTConfig
 from burnish.trainer.phases.supervised import SupervisedConfig, supervised_steps
@@ -146,6 +149,31 @@ def test_a_list_of_catalogs_shares_the_rest_equally_and_tells_equal_names_apart(
         ("self--other-replay-v1:replay", 0.2),
     ]
     assert "self--tiny-replay-v1:replay" in {drawn.source for drawn in data.drawn(0)}
+
+
+@pytest.mark.parametrize(
+    ("file", "data"), [("prose.jsonl", '{"text": "The sea is wide."}\n{"text": "Rain falls."}\n'), ("prose.txt", "A.\n\nB.")]
+)
+def test_texts_of_a_catalog_are_rehearsed_where_documents_are_read_and_refused_elsewhere(
+    model: Path, own: str, tmp_path: Path, file: str, data: str
+) -> None:
+    (tmp_path / file).write_text(data)
+    digest = hashlib.sha256(data.encode()).hexdigest()
+    card = f'file = "{file}"\nsha256 = "{digest}"\nabout = "General prose."\nlicence = "CC0-1.0"\n'
+    (tmp_path / "catalog.toml").write_text(f'id = "my-team/prose-v1"\n[sets.prose]\n{card}')
+    (tmp_path / "notes.txt").write_text("first note\n\nsecond note")
+    short = {"steps": 2, "batch": 4, "blend_ratio": 0.5, "curated": str(tmp_path)}
+    for kind in (CPTConfig, MidtrainConfig):
+        laid = laid_out(kind.model_validate({**short, "own": [str(tmp_path / "notes.txt")]}), model, tmp_path / kind.__name__)
+        prose = laid.facts[1]
+        assert (prose.name, prose.rows, prose.rejected, prose.trained) == ("prose", 2, 0, prose.tokens - 2)
+        assert Counter(source for source, *_ in rows_of(laid, range(2))) == {"own": 4, "prose": 4}
+    blend = {"own_percent": 50, "curated": {"prose": 100}, "catalog": str(tmp_path)}
+    said = "prose of my-team/prose-v1 holds texts, which cpt and midtrain learn from"
+    for table, field in ((short, "sft.curated"), ({"steps": 1, "blend": blend}, r"sft\.blend\.curated")):
+        with pytest.raises(ValueError, match=f"{field}: {said}"):
+            laid_out(SFTConfig.model_validate({**table, "own": [own]}), model, tmp_path / "sft")
+    assert "prose: General prose.\n    texts, file prose" in "\n".join(catalogs(str(tmp_path), 1).lines)
 
 
 def test_a_blend_by_tokens_comes_near_what_was_asked(model: Path, own: str, tmp_path: Path) -> None:

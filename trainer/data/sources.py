@@ -76,6 +76,9 @@ def sources_of(wanted: SupervisedRows, seed: int, limit: int | None = None) -> l
     """
     own, rows = _own(wanted, seed, limit), wanted.rows
     categories = categories_of([find_catalog(name) for name in rows.catalogs])
+    chosen = categories if rows.blend is None else {name: one for name, one in categories.items() if rows.blend.curated.get(name)}
+    if wanted.kind not in READ_DOCUMENTS:
+        _refuse_texts(f"{wanted.called}.{'blend.curated' if rows.blend is not None else 'curated'}", chosen)
     if rows.blend is not None:
         _check_categories(wanted.called, rows.blend, categories)
         share, percents = share_of(rows.blend.own_percent) / 100, {name: share_of(p) / 100 for name, p in rows.blend.curated.items()}
@@ -84,7 +87,7 @@ def sources_of(wanted: SupervisedRows, seed: int, limit: int | None = None) -> l
     else:
         return [own]
     shares = {name: (1 - share) * percent for name, percent in percents.items()}
-    curated = (_curated(name, categories[name], part, wanted.samples, seed, limit) for name, part in shares.items())
+    curated = (_curated(name, categories[name], part, wanted, seed, limit) for name, part in shares.items())
     return [replace(own, share=share), *curated]
 
 
@@ -103,8 +106,11 @@ def read_conversations(place: str | Path) -> Iterator[Conversation]:
 
 def found_in(place: str, kind: RowsKind) -> Iterator[Found]:
     """The items of a place, and what is unfit; see `found_rows`."""
-    read: Callable[[Mapping[str, Any], str], Item] = read_document if kind in READ_DOCUMENTS else read_conversation
-    return found_rows(place, read, prose=kind in READ_DOCUMENTS)
+    return found_rows(place, _reader(kind), prose=kind in READ_DOCUMENTS)
+
+
+def _reader(kind: RowsKind) -> Callable[[Mapping[str, Any], str], Item]:
+    return read_document if kind in READ_DOCUMENTS else read_conversation
 
 
 def found_rows(place: str, read: Callable[[Mapping[str, Any], str], T], prose: bool = False) -> Iterator[T | Reject]:
@@ -196,29 +202,44 @@ def _generated(function: str, wanted: SupervisedRows, seed: int, limit: int | No
             raise ValueError(f"{where}: {error}") from error
 
 
-def _curated(called: str, of: Category, share: Fraction, samples: int, seed: int, limit: int | None) -> Source:
+def _curated(called: str, of: Category, share: Fraction, wanted: SupervisedRows, seed: int, limit: int | None) -> Source:
     """The source of a category. Its name is a folder's, too: what a blend calls it, without a slash."""
     catalog, name = of
-    made = min(MAX_MADE, int(share * samples) + 1)
+    made = min(MAX_MADE, int(share * wanted.samples) + 1)
     count = made if limit is None else min(limit, made)
 
     def found() -> Iterator[Found]:
-        return found_curated(catalog, name, seed, count if share else 0)
+        return found_curated(catalog, name, seed, count if share else 0, wanted.kind)
 
     return Source(called.replace("/", "--"), share, f"{catalog.id} {name}: {catalog.sets[name].about}", found, curated=True)
 
 
-def found_curated(catalog: Catalog, name: str, seed: int, count: int) -> Iterator[Found]:
-    """The conversations of one set of a catalog: all of a file's, `count` of those that are made."""
+def found_curated(catalog: Catalog, name: str, seed: int, count: int, kind: RowsKind = "sft") -> Iterator[Found]:
+    """The items of one set of a catalog, read for a kind of phase: all of a file's, `count` of those that are made."""
     chosen = catalog.sets[name]
     if chosen.file is not None:
-        yield from found_rows(str(chosen.file), read_conversation)
+        yield from found_in(str(chosen.file), kind)
         return
     assert chosen.make is not None
     with attributed(f"{catalog.id} {name}"):
         made = chosen.make(seed, count)
     for i, row in enumerate(each_of(made, f"{catalog.id} {name}")):
-        yield read_conversation(row, f"{catalog.id} {name}:{i}")
+        yield _reader(kind)(row, f"{catalog.id} {name}:{i}")
+
+
+def holds_texts(catalog: Catalog, name: str) -> bool:
+    """Whether a set is of texts, and not of conversations: told by its first row that can be read."""
+    items = (one for one in found_curated(catalog, name, 0, 1, "cpt") if not isinstance(one, Reject))
+    return isinstance(next(items, None), Document)
+
+
+def _refuse_texts(field: str, chosen: Mapping[str, Category]) -> None:
+    """Raises ValueError naming a set of texts, where conversations are learned."""
+    texts = next((called for called, one in chosen.items() if holds_texts(*one)), None)
+    if texts is not None:
+        catalog, _ = chosen[texts]
+        fix = "leave it out of blend.curated" if field.endswith("blend.curated") else "name categories of conversations by blend.curated"
+        raise ValueError(f"{field}: {texts} of {catalog.id} holds texts, which cpt and midtrain learn from; {fix}")
 
 
 def _check_categories(called: str, blend: BlendConfig, categories: Mapping[str, Category]) -> None:

@@ -1,4 +1,5 @@
-"""Catalogs of curated data: named, versioned, digested sets of conversations, each with a data card, that a phase blends its own rows with.
+"""Catalogs of curated data: named, versioned, digested sets of conversations or texts, each with a data card, that a phase blends its own
+rows with. What a set holds shows in its rows; texts are for phases that read documents.
 
 A catalog comes from a distribution that lists it under the entry-point group `burnish.catalogs`, by an id such as `burnish/general-v1`, or
 from a folder with a `catalog.toml`:
@@ -6,7 +7,7 @@ from a folder with a `catalog.toml`:
     id = "my-team/support-v1"
 
     [sets.answers]
-    file = "answers.jsonl"                # rows as for [sft], in this folder
+    file = "answers.jsonl"                # rows as for [sft], or texts as for [cpt], in this folder
     sha256 = "9f86d081884c7d65…"          # of the file; `burnish data catalog FOLDER` says what it is
     about = "Answers of the support team, 2025, checked by two of them."
     licence = "CC-BY-4.0"
@@ -44,7 +45,7 @@ LARGEST: Final = 1_000_000
 """Bytes of a catalog file."""
 
 Make = Callable[[int, int], Iterator[Mapping[str, Any]]]
-"""`make(seed, count)` gives `count` rows `{"messages": […]}`; equal arguments give equal rows, and seeds overlap in none."""
+"""`make(seed, count)` gives `count` rows `{"messages": […]}` or `{"text": …}`; equal arguments give equal rows, no two seeds the same."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def _of_folder(folder: Path, file: Path, name: str, entry: _SetEntry) -> Curated
     data = (folder / entry.file).resolve()
     if not data.is_relative_to(folder.resolve()):
         raise ValueError(f"{file}: sets.{name}.file: {entry.file} lies outside the folder")
-    unfit = suffix_problem(entry.file)
+    unfit = suffix_problem(entry.file, prose=True)
     if unfit is not None:
         raise ValueError(f"{file}: sets.{name}.file: {unfit}")
     if not data.is_file():
