@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import islice
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from burnish.envs.builtin.inspection.corpus import TRAIN_SEEDS
 from burnish.envs.builtin.inspection.wording import parse_verdict
 from burnish.envs.tool_calls import parse_tool_calls
 from burnish.rewards.builtin.constraints import follows
-from burnish.trainer.data.curated import instructions, tool_use
+from burnish.trainer.data.config import CATALOG
+from burnish.trainer.data.curated import instructions, reasoning, tool_use
 from burnish.trainer.data.curated.catalog import CATALOGS, CuratedSet, find_catalog, read_catalog
-from burnish.trainer.data.curated.general import GENERAL
+from burnish.trainer.data.curated.general import GENERAL, GENERAL_2
 from burnish.trainer.data.forms import Conversation, read_conversation
 from burnish.trainer.data.sources import found_curated
+from burnish.trainer.evaluation.suites.finding import find_suite
 
 pytestmark = pytest.mark.unit
 
@@ -25,8 +28,9 @@ ROW = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "con
 
 def test_every_set_has_a_card_a_licence_and_the_digest_of_its_version() -> None:
     assert find_catalog("burnish/general-v1") is GENERAL and "burnish/general-v1" in [row.id for row in CATALOGS.list()]
-    for name, one in GENERAL.sets.items():
-        assert one.digest == one.sha256, f"{name} is not what version 1 was: give what has changed a new version"
+    assert find_catalog(CATALOG) is GENERAL_2 and set(GENERAL_2.sets) - set(GENERAL.sets) == {"reasoning"}
+    for name, one in GENERAL_2.sets.items():
+        assert one.digest == one.sha256, f"{name} is not what its version was: give what has changed a new version"
         assert len(one.about) > 40 and one.licence == "Apache-2.0" and (one.make is None) != (one.file is None)
 
 
@@ -38,6 +42,22 @@ def test_instructions_are_kept_by_their_answers() -> None:
         assert follows(row["messages"][1]["content"], row["metadata"]["checks"])
         assert json.loads(json.dumps(row)) == row
     assert list(islice(instructions.rows(3, 900), 400)) == made and list(instructions.rows(4, 5)) != made[:5]
+
+
+def test_reasoning_says_its_steps_and_asks_nothing_that_a_suite_asks() -> None:
+    made = list(reasoning.rows(3, 2100))
+    asked = {row["messages"][0]["content"] for row in made}
+    assert len(asked) > 1500 and list(islice(reasoning.rows(3, 3000), 2100)) == made
+    for row in made:
+        assert follows(row["messages"][1]["content"], row["metadata"]["checks"])
+    chain = next(row["messages"][1]["content"] for row in reasoning.rows(0, 1))
+    assert chain == "12 - 9 = 3. 3 - 9 = -6. The answer is -6."
+    procedural = find_suite("burnish/procedural-v1")
+    assert procedural.tasks is not None
+    assert not asked & {task.prompt[0].text for task in procedural.tasks(procedural.items)}
+    sums = [[int(n) for n in re.findall(r"\d+", one)] for one in asked if re.fullmatch(r"What is \d+ [+-] \d+\?", one)]
+    largest = find_suite("burnish/arithmetic-v1").environment_args["max_operand"]
+    assert len(sums) > 200 and all(min(pair) > largest for pair in sums)
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_a_store_gives_back_what_was_added(tmp_path: Path) -> None:
 
 def test_a_blend_with_the_curated_catalog_is_trained_as_asked(model: Path, own: str, tmp_path: Path) -> None:
     """Half own rows, the rest a third each: of 60 samples 30, 10, 10 and 10; what does not fit the model is left out by name."""
-    table = SFTConfig(steps=10, batch=6, lr=1e-2, own=(own,), blend_ratio=0.5, curated=True)
+    table = SFTConfig(steps=10, batch=6, lr=1e-2, own=(own,), blend_ratio=0.5, curated="burnish/general-v1")
     data = laid_out(table, model, tmp_path / "data")
     assert [one.name for one in data.facts] == ["own", "instruction-following", "tool-use", "refusal"]
     learner = Learner(model, LearnerConfig(threads=1, optimizer=OptimizerConfig(lr=1e-2)), seed=0)

@@ -65,7 +65,7 @@ def test_the_page_leads_from_raw_files_to_a_plan(folder: Path) -> None:
     assert "held_out.jsonl:1: 100% of its runs of 6 words are in own.jsonl:1" in said
     assert "some of it is asked in the evaluation" in said
     said = paste(plan)
-    assert re.search(r"own +70\.00% +70\.00% +3 +0 ", said) and "10.00%" in said
+    assert re.search(r"own +70\.00% +70\.00% +3 +0 ", said) and "7.50%" in said
     assert "blended by samples: 70.00% own" in " ".join(said.split())
     assert '"role": "user"' in paste(catalog)
     (folder / "support" / "answers.jsonl").write_text((folder / "held_out.jsonl").read_text())

@@ -28,6 +28,7 @@ from burnish.rollout.weights import SyncProofError
 from burnish.rollout.worker import RolloutWorker
 from burnish.run.suites import changes_between, compare_folders, suite_setup
 from burnish.trainer.data.curated.general import GENERAL
+from burnish.trainer.data.curated.reasoning import KINDS
 from burnish.trainer.data.forms import Conversation
 from burnish.trainer.data.sources import found_curated
 from burnish.trainer.evaluation.alone import LoneFleet
@@ -36,7 +37,6 @@ from burnish.trainer.evaluation.suites.builtin import REFUSED
 from burnish.trainer.evaluation.suites.files import read_suite
 from burnish.trainer.evaluation.suites.finding import find_suite, find_suites
 from burnish.trainer.evaluation.suites.measure import Asking, measure, tasks_of
-from burnish.trainer.evaluation.suites.procedural import KINDS
 from burnish.trainer.evaluation.suites.scores import ItemScore, Scores, guessed_right, pass_at_k, read_scores, write_scores
 from burnish.trainer.evaluation.suites.suite import SUITES, Suite, register_suite
 from burnish.trainer.evaluation.suites.transitions import Transitions, change, retention

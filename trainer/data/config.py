@@ -15,7 +15,7 @@ from ...envs.named import function_parts
 from ...envs.row_files import is_url, suffix_of
 from ...envs.rows import suffix_problem
 
-CATALOG: Final = "burnish/general-v1"
+CATALOG: Final = "burnish/general-v2"
 """What `curated = true` means."""
 
 OWN: Final = "own"

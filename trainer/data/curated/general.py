@@ -1,10 +1,11 @@
-"""`burnish/general-v1`: what `curated = true` blends with. Every row was made for burnish; no part of it is anybody else's data."""
+"""`burnish/general-v2`, what `curated = true` blends with, and `burnish/general-v1`, which lacks its reasoning. Every row was made for
+burnish; no part of it is anybody else's data."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from . import instructions, tool_use
+from . import instructions, reasoning, tool_use
 from .catalog import Catalog, CuratedSet
 
 GENERAL = Catalog(
@@ -29,6 +30,20 @@ GENERAL = Catalog(
             "Apache-2.0",
             "1a6fca6c8d3d6db7300249c6ad207f2e41f2a3f6230664e7e569c0508d0439ec",
             file=Path(__file__).with_name("refusals.jsonl"),
+        ),
+    },
+)
+
+GENERAL_2 = Catalog(
+    "burnish/general-v2",
+    {
+        **GENERAL.sets,
+        "reasoning": CuratedSet(
+            "Short reasoning made by rule, with the steps that lead to the answer: sums, series, counting, the largest of a list, days, "
+            "ages; no question that the suites procedural-v1 and arithmetic-v1 ask unless told otherwise.",
+            "Apache-2.0",
+            "a161e6100e1c6ee3993af08082cd182c7e7bd37f58d66d5f3942a555b67f6589",
+            make=reasoning.rows,
         ),
     },
 )
