@@ -25,7 +25,7 @@ from burnish.rollout.store.own_files import own_files
 from burnish.trainer.data.audit import Checked, KeptRows, Use, check, checked_rows, stats
 from burnish.trainer.data.curated.catalog import CATALOG_FILE, CATALOGS, Catalog, find_catalog
 from burnish.trainer.data.forms import Document
-from burnish.trainer.data.overlap import Duplicate, contaminated, duplicates
+from burnish.trainer.data.overlap import Duplicate, MeasuredRow, contaminated, duplicates
 from burnish.trainer.data.sources import Reject, found_curated, holds_texts
 
 POSITION = "replay_position"
@@ -99,10 +99,20 @@ def dedup_rows(places: Sequence[str], near: float | None, out: Path | None) -> F
     return Found([printable(line) for line in [*lines, *_first(shown)]], data)
 
 
-def contaminated_rows(places: Sequence[str], against: Sequence[str], words: int) -> tuple[Found, int]:
-    """Evaluation rows that training rows hold, and how many."""
-    unfit = Counter[str]()
-    measured = list(_good(against, unfit))
+def contaminated_rows(
+    places: Sequence[str], against: Sequence[str], words: int, suites: Sequence[str] = (), recipe: Path | None = None
+) -> tuple[Found, int]:
+    """Evaluation rows that training rows hold, and how many. against: their files. suites, recipe: others (`data_asked`)."""
+    unfit, asked, rows = Counter[str](), list[MeasuredRow](), list(against)
+    if suites or recipe is not None:
+        from burnish.cli import data_asked
+
+        asked += data_asked.of_suites(suites)
+        if recipe is not None:
+            questions, held_out = data_asked.of_recipe(recipe)
+            asked += questions
+            rows += held_out
+    measured: list[MeasuredRow] = [*_good(rows, unfit), *asked]
     found = contaminated(_good(places, unfit), measured, words)
     lines = [f"{len(found):,} of {len(measured):,} rows of the evaluation stand, in part or whole, in what is trained on"]
     lines += _unfit_line(unfit)

@@ -95,14 +95,35 @@ def dedup(
 
 def contamination(
     places: PlacesArgument,
-    against: Annotated[list[str], typer.Option("--against", metavar="PLACE", help="Rows of an evaluation; repeat for several.")],
+    against: Annotated[
+        list[str] | None,
+        typer.Option("--against", metavar="PLACE", help="Rows of an evaluation; repeat for several.", show_default=False),
+    ] = None,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option("--suite", metavar="ID|FILE", help="A suite, of those that `burnish suites` lists; repeatable.", show_default=False),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A recipe: its held-out tasks and rows, and its suites of [retention].", show_default=False),
+    ] = None,
     words: Annotated[int, typer.Option("--words", min=1, help="How many words in a row count as overlap.")] = 13,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Rows of an evaluation that stand in what is trained on. Exits with 1 when there are any."""
+    if not against and not suite and recipe is None:
+        raise ValueError("data contamination needs what is measured: --against PLACE, --suite ID or --recipe FILE")
+    if plugin and not suite:
+        raise ValueError("--plugin has no effect without --suite; a recipe names its own")
+    if suite or recipe is not None:
+        needs_training(f"data contamination {'--suite' if suite else '--recipe'}")
     from burnish.cli.data import contaminated_rows
+    from burnish.envs.registry import load_plugin
 
-    found, count = contaminated_rows(places, against, words)
+    for file in plugin or ():
+        load_plugin(file)
+    found, count = contaminated_rows(places, against or (), words, suite or (), recipe)
     found.print(as_json)
     if count:
         raise typer.Exit(1)

@@ -60,6 +60,8 @@ BEYOND = {
     "models new small --text a.txt": TRAIN.format("models new"),
     "env baseline burnish/CartPole-v0": TRAIN.format("env baseline"),
     "data blend recipe.toml": TRAIN.format("data blend"),
+    "data contamination a.jsonl --suite burnish/choices-v1": TRAIN.format("data contamination --suite"),
+    "data contamination a.jsonl --recipe recipe.toml": TRAIN.format("data contamination --recipe"),
     "data replay small out": ENGINE.format("data replay"),
     "deploy-verifier m:f": TRAIN.format("deploy-verifier"),
     "deploy-tools m": TRAIN.format("deploy-tools"),

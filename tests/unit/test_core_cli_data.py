@@ -13,17 +13,20 @@ from typer.testing import CliRunner
 from burnish.cli import data_replay
 from burnish.cli.data import trace
 from burnish.cli.main import app
+from burnish.envs.contract import make_env
 from burnish.envs.types import Message
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.base import GenerateRequest
 from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
 from burnish.rollout.worker import RolloutWorker, WorkerSetup
-from burnish.trainer.data.config import Making
+from burnish.trainer.data.config import HELD_OUT_SEEDS, Making
 from burnish.trainer.data.curated.catalog import find_catalog
 from burnish.trainer.data.pairs import lay_out as lay_out_pairs
 from burnish.trainer.data.prepared import PreparedData, lay_out
 from burnish.trainer.evaluation.alone import LoneFleet
+from burnish.trainer.evaluation.suites.builtin import SEED
+from burnish.trainer.evaluation.suites.finding import find_suite
 from burnish.trainer.phases.dpo import DPOConfig
 from burnish.trainer.phases.sft import SFTConfig
 
@@ -75,6 +78,40 @@ def test_contamination_exits_with_one_where_there_is_any(tmp_path: Path) -> None
     place, other = write(tmp_path / "a.jsonl", talk("Is part nine here?")), write(tmp_path / "b.jsonl", talk("Is part ten here?"))
     assert "1 of 1 rows" in burnish("contamination", place, "--against", place, code=1)
     assert "0 of 1 rows" in burnish("contamination", place, "--against", other)
+
+
+def test_contamination_knows_suites_and_what_a_recipe_measures_with(tmp_path: Path) -> None:
+    """A suite of prompts, one whose environment asks, one of texts; a recipe's held-out tasks, by seeds or rows, its held-out rows and its
+    suites."""
+    found = {name: find_suite(f"burnish/{name}-v1") for name in ("procedural", "plain-english")}
+    procedural, prose = found["procedural"].tasks, found["plain-english"].texts
+    assert procedural is not None and prose is not None
+    env = make_env("burnish/Arithmetic-v0", max_operand=20)
+    (of_suite,), _ = env.reset(seed=SEED)
+    (of_seed,), _ = env.reset(seed=HELD_OUT_SEEDS[0] + 1)
+    trained = write(
+        tmp_path / "a.jsonl", talk(procedural(4)[3].prompt[0].text), talk(of_suite.text), {"text": prose(3)[2].text}, talk(of_seed.text)
+    )
+    suites = [part for name in ("procedural", "arithmetic", "plain-english") for part in ("--suite", f"burnish/{name}-v1")]
+    said = burnish("contamination", trained, *suites, code=1)
+    assert all(
+        place in said for place in ("burnish/procedural-v1:3: 100%", f"burnish/arithmetic-v1:{SEED}: 100%", "plain-english-v1:2: 100%")
+    )
+    assert "of 224 rows" in said
+    held_out = write(tmp_path / "held.jsonl", talk("Is the last order here?"))
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        'name = "r"\nmodel = "m"\nenvironment = "burnish/Arithmetic-v0"\n[environment_args]\nmax_operand = 20\n'
+        f'[sft]\nsteps = 1\ndata = "{trained}"\nheld_out = "{held_out}"\nheld_out_every = 1\n'
+        '[evaluation]\ntasks = 5\n[retention]\nsuites = ["burnish/procedural-v1"]\n'
+    )
+    said = burnish("contamination", trained, "--recipe", str(recipe), code=1)
+    assert "of 106 rows" in said and f"recipe.toml:heldout-{HELD_OUT_SEEDS[0] + 1}: 100%" in said and "procedural-v1:3: 100%" in said
+    clean = write(tmp_path / "b.jsonl", talk("Whose coat is this?"))
+    assert "0 of 106 rows" in burnish("contamination", clean, "--recipe", str(recipe))
+    assert "1 of 1 rows" in burnish("contamination", held_out, "--against", held_out, code=1)
+    assert "needs what is measured: --against PLACE, --suite ID or --recipe FILE" in burnish("contamination", clean, code=2)
+    assert "--plugin has no effect without --suite" in burnish("contamination", clean, "--against", clean, "--plugin", "x.py", code=2)
 
 
 def run_folder(tmp_path: Path, config: dict[str, Any], rows: list[dict[str, Any]]) -> Path:

@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +76,16 @@ def duplicates(rows: Iterable[Checked], threshold: float | None = None) -> Itera
         yield found or row
 
 
-def contaminated(trained: Iterable[Checked], measured: Sequence[Checked], n: int = NGRAM) -> list[Overlap]:
+class MeasuredRow(Protocol):
+    """A row of an evaluation: where it is, and what of it is a question (`audit.Checked` is one)."""
+
+    @property
+    def where(self) -> str: ...
+    @property
+    def asked(self) -> str: ...
+
+
+def contaminated(trained: Iterable[Checked], measured: Sequence[MeasuredRow], n: int = NGRAM) -> list[Overlap]:
     """Rows of an evaluation that stand in training rows, those that do most first."""
     if n < 1:
         raise ValueError(f"runs of {n} words tell nothing; give at least 1")
