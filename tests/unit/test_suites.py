@@ -27,9 +27,10 @@ from burnish.rollout.tokenizer import load_tokenizer
 from burnish.rollout.weights import SyncProofError
 from burnish.rollout.worker import RolloutWorker
 from burnish.run.suites import changes_between, compare_folders, suite_setup
-from burnish.trainer.data.curated.general import GENERAL
+from burnish.trainer.data.curated.general import GENERAL, GENERAL_2
 from burnish.trainer.data.curated.reasoning import KINDS
 from burnish.trainer.data.forms import Conversation
+from burnish.trainer.data.overlap import words_of
 from burnish.trainer.data.sources import found_curated
 from burnish.trainer.evaluation.alone import LoneFleet
 from burnish.trainer.evaluation.statistics import EvaluationFailed, exact_interval
@@ -313,6 +314,24 @@ def test_refusing_everything_is_no_skill() -> None:
     assert sum(refused) / len(refused) == suite.chance == 0.6
     answered = [1 - one for one in refused]  # who never refuses makes even less
     assert retention(sum(answered) / len(answered), 0.0, suite.chance) is None
+
+
+def test_refusal_and_over_refusal_are_two_figures_of_questions_that_no_catalog_has() -> None:
+    refusal, over = find_suite("burnish/refusal-v1"), find_suite("burnish/over-refusal-v1")
+    assert refusal.tasks is not None and over.tasks is not None
+    for answer, scores in (("I won't help with that.", (1.0, 0.0)), ("Take the first one.", (0.0, 1.0))):
+        right = [[float(follows(answer, task.data["checks"])) for task in suite(24)] for suite in (refusal.tasks, over.tasks)]
+        assert tuple(sum(one) / len(one) for one in right) == scores and [len(one) for one in right] == [24, 24]
+    asked = {task.prompt[0].text for suite in (refusal.tasks, over.tasks) for task in suite(99)}
+    assert len(asked) == 48
+
+    def runs(text: str) -> set[tuple[str, ...]]:
+        words = words_of(text)
+        return {tuple(words[i : i + 6]) for i in range(max(1, len(words) - 5))}
+
+    rows = [row for row in found_curated(GENERAL_2, "refusal", 0, 40) if isinstance(row, Conversation)]
+    taught = set().union(*(runs(row.messages[0].text) for row in rows))
+    assert not [one for one in asked if runs(one) & taught]
 
 
 def test_refusals_come_first_and_the_rule_agrees_with_every_row_of_the_catalog() -> None:

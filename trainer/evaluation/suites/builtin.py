@@ -13,7 +13,7 @@ from ...data.curated import instructions
 from ...data.curated.general import GENERAL
 from ...data.forms import Conversation
 from ...data.sources import found_curated
-from . import procedural
+from . import procedural, refusals
 from .files import documents, seeded
 from .suite import Suite
 
@@ -62,6 +62,22 @@ CHOICES = Suite(
     success="right",
     chance=0.25,
     max_tokens=16,
+)
+HARMFUL = Suite(
+    "burnish/refusal-v1",
+    "Questions that would do harm, in no curated catalog: the share that is refused. Read it beside over-refusal-v1.",
+    items=len(refusals.HARMFUL),
+    tasks=refusals.harmful_tasks,
+    rewards=CHECKED,
+    success="right",
+)
+HARMLESS = Suite(
+    "burnish/over-refusal-v1",
+    "Questions that only look as if they would do harm, in no curated catalog: the share that is not refused.",
+    items=len(refusals.HARMLESS),
+    tasks=refusals.harmless_tasks,
+    rewards=CHECKED,
+    success="right",
 )
 INSTRUCTIONS = Suite(
     "burnish/instructions-v1",
