@@ -39,6 +39,23 @@ def scripts(text: str) -> Counter[str]:
     return Counter({"LATIN": sum(map(str.isalpha, text))}) if text.isascii() else Counter(s for s in map(script_of, text) if s)
 
 
+def languages_of(text: str) -> tuple[str, ...]:
+    """The known languages whose scripts hold the most letters of a text; of equal ones, those that are written in the fewest scripts.
+
+    Several share a script, and are not told apart. Empty for a text without a letter of any of them.
+
+    Example: `languages_of("Где заказ?")` is `("bg", "ru", "sr", "uk")`.
+    """
+    counts = scripts(text)
+    held = {code: sum(counts[script] for script in used) for code, used in SCRIPTS_OF.items()}
+    most = max(held.values())
+    if not most:
+        return ()
+    fitting = [code for code, count in held.items() if count == most]
+    fewest = min(len(SCRIPTS_OF[code]) for code in fitting)
+    return tuple(sorted(code for code in fitting if len(SCRIPTS_OF[code]) == fewest))
+
+
 def is_unspaced(text: str) -> bool:
     """Whether a word has a letter of a script without spaces."""
     return any(script_of(letter) in UNSPACED for letter in text)

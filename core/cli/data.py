@@ -17,6 +17,7 @@ from burnish.envs.registry import ID_PATTERN
 from burnish.envs.row_files import new_file
 from burnish.guardrails.guard import Guard
 from burnish.guardrails.policy import load_policy
+from burnish.guardrails.scripts import SCRIPTS_OF
 from burnish.inspector.blends import recorded_phases
 from burnish.inspector.kept import kept_of
 from burnish.inspector.runs import check_run, read_object, read_run_transcripts
@@ -67,16 +68,29 @@ def check_rows(
 
 
 def row_stats(places: Sequence[str], model: str | None) -> Found:
-    """Sizes of the rows of each place, in characters, and in tokens of a model."""
+    """Sizes of the rows of each place, in characters, and in tokens of a model; and which languages they may be in, told by the scripts of
+    their letters."""
     tokenizer = _tokenizer(model) if model is not None else None
-    rows, data = list[tuple[str, ...]](), list[dict[str, Any]]()
+    rows, spoken, data = list[tuple[str, ...]](), list[tuple[str, ...]](), list[dict[str, Any]]()
     for place in places:
         found = stats(place, tokenizer)
         sizes = {"characters": _spread(found.characters), "tokens": _spread(found.tokens)}
         cells = ("-" if spread is None else ", ".join(f"{size:,.0f}" for size in spread.values()) for spread in sizes.values())
         rows.append((place, f"{found.rows:,}", f"{found.rejected:,}", *cells))
-        data.append({"place": place, "rows": found.rows, "unfit": found.rejected, **sizes})
-    return Found(table_lines(("place", "rows", "unfit", "characters: all, mean, median, longest", "tokens"), rows), data)
+        spoken += [(place, f"{count:,}", *_written(codes)) for codes, count in found.languages.most_common()]
+        languages = [{"languages": codes, "rows": count} for codes, count in found.languages.most_common()]
+        data.append({"place": place, "rows": found.rows, "unfit": found.rejected, **sizes, "languages": languages})
+    lines = table_lines(("place", "rows", "unfit", "characters: all, mean, median, longest", "tokens"), rows)
+    if spoken:
+        lines += table_lines(("place", "rows", "script", "in one of these languages"), spoken)
+    return Found(lines, data)
+
+
+def _written(codes: tuple[str, ...]) -> tuple[str, str]:
+    """The scripts that languages share, and the languages."""
+    if not codes:
+        return "-", "none whose script is known"
+    return " ".join(sorted(SCRIPTS_OF[codes[0]])), ", ".join(codes)
 
 
 def dedup_rows(places: Sequence[str], near: float | None, out: Path | None) -> Found:

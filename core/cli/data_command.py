@@ -69,7 +69,7 @@ def stats(
     model: Annotated[str | None, typer.Option(help="Count tokens as this model's tokenizer has them.", show_default=False)] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Rows, characters and tokens of each place."""
+    """Rows, characters, tokens and languages, by their scripts, of each place."""
     if model is not None:
         needs_training("data stats --model")
     from burnish.cli.data import row_stats

@@ -15,6 +15,7 @@ from burnish.cli.data import trace
 from burnish.cli.main import app
 from burnish.envs.contract import make_env
 from burnish.envs.types import Message
+from burnish.guardrails.scripts import languages_of
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.base import GenerateRequest
 from burnish.rollout.engine.config import EngineConfig
@@ -72,6 +73,20 @@ def test_a_file_that_is_there_is_never_written_over(tmp_path: Path) -> None:
     for arguments in (("dedup", rows, "--out"), ("check", rows, "--rejects")):
         assert burnish(*arguments, str(there), code=2) == f"error: {there} exists already; choose another place or remove it\n"
     assert there.read_text() == "mine"
+
+
+def test_stats_tell_languages_by_the_scripts_of_their_letters(tmp_path: Path) -> None:
+    texts = ["Where is it?", "Wo ist es?", "Где заказ 7?", "注文はどこですか", "订单在哪里", "주문은 어디에 있나요", "12 + 3", "মূল্য কত"]
+    place = write(tmp_path / "a.jsonl", *({"text": text} for text in texts), {"what": 1})
+    lines = [line.split() for line in burnish("stats", place).splitlines()]
+    assert lines[1][1:3] == ["8", "1"]
+    told = {tuple(line[2:]): line[1] for line in lines[3:]}
+    latin = "LATIN cs, da, de, en, es, fi, fr, id, it, nl, no, pl, pt, ro, sv, tr"
+    assert {" ".join(words): count for words, count in told.items()} == {
+        latin: "2", "- none whose script is known": "2", "CYRILLIC bg, ru, sr, uk": "1", "CJK HIRAGANA KATAKANA ja": "1", "CJK zh": "1",
+        "CJK HANGUL ko": "1",
+    }  # fmt: skip
+    assert languages_of("مرحبا hi") == ("ar",) and languages_of("") == ()
 
 
 def test_contamination_exits_with_one_where_there_is_any(tmp_path: Path) -> None:

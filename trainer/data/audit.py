@@ -14,6 +14,7 @@ from ...envs.row_files import files_at, new_file, suffix_of
 from ...envs.rows import PROSE_SUFFIXES, Problems, stem
 from ...envs.types import Message
 from ...guardrails.guard import Guard
+from ...guardrails.scripts import languages_of
 from ...guardrails.verdict import Verdict, context_of, judge
 from .forms import (
     Conversation,
@@ -212,12 +213,15 @@ def _categories(verdict: Verdict) -> set[str]:
 
 @dataclass
 class Stats:
-    """Sizes of the rows of one place. tokens: of each row in the model's tokenizer, without a chat template's own."""
+    """Sizes of the rows of one place. tokens: of each row in the model's tokenizer, without a chat template's own. languages: how many rows
+    are in each, those that share a script together (`guardrails.scripts.languages_of`).
+    """
 
     rows: int = 0
     rejected: int = 0
     characters: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
+    languages: Counter[tuple[str, ...]] = field(default_factory=Counter)
 
 
 def stats(place: str, tokenizer: Any = None) -> Stats:
@@ -230,6 +234,7 @@ def stats(place: str, tokenizer: Any = None) -> Stats:
         text = row.text
         found.rows += 1
         found.characters.append(len(text))
+        found.languages[languages_of(text)] += 1
         if tokenizer is not None:
             found.tokens.append(len(tokenizer(text, add_special_tokens=False)["input_ids"]))
     return found
