@@ -12,11 +12,15 @@ from .runs import RecordedRun, read_object, series_of
 PLAIN = ("cpt", "midtrain", "sft", "dpo", "rft")
 """Tables of a recipe without `[[phases]]`, in the order they run."""
 
+EXAMPLES = ("blend.json", "asked", "rows", "samples")
+PAIRS = ("pairs.json", "share", "pairs", "pairs")
+"""What says what was laid out: the file, its keys of a source's share and of its rows, and what the shares are of."""
+
 
 @dataclass(frozen=True, slots=True)
 class BlendRow:
-    """One source of a phase. asked: its share, of samples or of tokens as `by` says; samples, tokens: the shares it had, None where nothing
-    was measured; rows and left_out: of its rows, None where tasks are made as they are needed."""
+    """One source of a phase. asked: its share, of samples, pairs, tasks or tokens, as `by` says; samples, tokens: the shares it had, None
+    where nothing was measured; rows and left_out: of its rows, None where tasks are made as they are needed."""
 
     phase: str
     source: str
@@ -37,7 +41,7 @@ def blend_rows(run: RecordedRun) -> list[BlendRow]:
     for phase, kind, table in recorded_phases(run.config):
         if kind == "rft":
             rows += _environments(run, phase, table)
-        rows += _supervised(run, phase, beside=kind == "rft")
+        rows += _laid_out(run, phase, kind)
     return rows
 
 
@@ -53,11 +57,12 @@ def recorded_phases(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mappi
         yield from ((kind, kind, one) for kind, one in plain if isinstance(one, Mapping))
 
 
-def _supervised(run: RecordedRun, phase: str, beside: bool) -> Iterator[BlendRow]:
-    """Of what a phase learns by cross-entropy. beside: reinforcement, whose replay this is."""
+def _laid_out(run: RecordedRun, phase: str, kind: str) -> Iterator[BlendRow]:
+    """Of what a phase learns out of rows: pairs, or examples, which beside reinforcement are its replay."""
     if phase not in {folder.name for folder in run.path.glob("data/*")}:  # a phase may be called anything
         return
-    file = f"data/{phase}/blend.json"
+    beside, (name_of, share_key, rows_key, by) = kind == "rft", PAIRS if kind == "dpo" else EXAMPLES
+    file = f"data/{phase}/{name_of}"
     record = read_object(run.path, file)
     sources = record.get("sources", [])
     if not isinstance(sources, list) or len(sources) < 2:
@@ -67,14 +72,14 @@ def _supervised(run: RecordedRun, phase: str, beside: bool) -> Iterator[BlendRow
     whole = sum(taught.values())
     for source in sources:
         try:
-            name, asked = str(source["name"]), float(read_share(source["asked"]))
-            rows, left_out = _count(source["rows"]), _count(source["rejected"])
+            name, asked = str(source["name"]), float(read_share(source[share_key]))
+            rows, left_out = _count(source[rows_key]), _count(source["rejected"])
         except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
             raise ValueError(f"{run.path / file}: a source of a blend cannot be read: {error}") from error
         points = series.get(f"{'replay_' if beside else ''}blend/{name}", [])
         tokens = taught[f"blend_tokens/{name}"] / whole if whole and f"blend_tokens/{name}" in taught else None
         shown = f"{phase} replay" if beside else phase
-        yield BlendRow(shown, name, str(record.get("by", "samples")), asked, points[-1][1] if points else None, tokens, rows, left_out)
+        yield BlendRow(shown, name, str(record.get("by", by)), asked, points[-1][1] if points else None, tokens, rows, left_out)
 
 
 def _count(value: Any) -> int:

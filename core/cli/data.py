@@ -290,8 +290,8 @@ def _pairs_of_step(folder: Path, step: int) -> Found:
     finally:
         data.close()
     places = [one.better if one.better == one.worse else f"{one.better} over {one.worse}" for one in drawn]
-    rows = [(str(one.position), str(one.epoch + 1), str(one.pair), where) for one, where in zip(drawn, places, strict=True)]
-    lines = [f"{folder.name} step {step}: {len(rows)} pairs", *table_lines(("position", "pass", "pair", "from"), rows)]
+    rows = [(str(one.position), one.source, str(one.epoch + 1), str(one.pair), where) for one, where in zip(drawn, places, strict=True)]
+    lines = [f"{folder.name} step {step}: {len(rows)} pairs", *table_lines(("position", "source", "pass", "pair", "from"), rows)]
     return Found(lines, {"phase": folder.name, "step": step, "pairs": [asdict(one) for one in drawn]})
 
 

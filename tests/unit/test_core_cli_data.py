@@ -16,6 +16,8 @@ from burnish.cli.main import app
 from burnish.envs.contract import make_env
 from burnish.envs.types import Message
 from burnish.guardrails.scripts import languages_of
+from burnish.inspector.blends import blend_rows
+from burnish.inspector.runs import read_run
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.base import GenerateRequest
 from burnish.rollout.engine.config import EngineConfig
@@ -129,6 +131,21 @@ def test_contamination_knows_suites_and_what_a_recipe_measures_with(tmp_path: Pa
     assert "--plugin has no effect without --suite" in burnish("contamination", clean, "--against", clean, "--plugin", "x.py", code=2)
 
 
+def test_the_pairs_of_a_step_are_traced_and_their_blend_is_reported(tmp_path: Path) -> None:
+    model = make_policy(tmp_path / "policy")
+    places = [write(tmp_path / f"{name}.jsonl", {"prompt": "?", "chosen": "yes", "rejected": name}) for name in ("a", "b")]
+    said = {"steps": 1, "batch": 4, "data": places[0], "blend": [{"data": places[1], "percent": 25, "name": "general"}]}
+    run = run_folder(tmp_path, {"dpo": said}, [{"phase": "dpo", "step": 1, "blend/own": 0.75, "blend/general": 0.25}])
+    lay_out_pairs(DPOConfig.model_validate(said), Making(model, 120, {}, 0, 9), run / "data" / "dpo").close()
+    lines = burnish("trace", str(run), "1").splitlines()
+    assert sorted(tuple(line.split()[1::3]) for line in lines[2:]) == [("general", f"{places[1]}:1"), *[("own", f"{places[0]}:1")] * 3]
+    rows = blend_rows(read_run(run))
+    assert [(row.source, row.by, row.asked, row.samples, row.rows) for row in rows] == [
+        ("own", "pairs", 0.75, 0.75, 1),
+        ("general", "pairs", 0.25, 0.25, 1),
+    ]
+
+
 def run_folder(tmp_path: Path, config: dict[str, Any], rows: list[dict[str, Any]]) -> Path:
     run = tmp_path / "run"
     (run / "transcripts").mkdir(parents=True)
@@ -167,13 +184,17 @@ def test_trace_gives_the_pairs_of_a_step(tmp_path: Path) -> None:
     said = [burnish("trace", str(run), step).splitlines() for step in ("1", "2")]
     assert [lines[0] for lines in said] == ["dpo step 1: 2 pairs", "dpo step 2: 2 pairs"]
     rows = [line.split() for lines in said for line in lines[2:]]
-    assert [row[:2] for row in rows] == [["0", "1"], ["1", "1"], ["2", "1"], ["3", "2"]]
-    assert {row[3] for row in rows[:3]} == {f"{tmp_path}/pairs.jsonl:{i}" for i in (1, 2, 3)}, "each pair once in every pass"
+    assert [row[:3] for row in rows] == [["0", "own", "1"], ["1", "own", "1"], ["2", "own", "1"], ["3", "own", "2"]]
+    assert {row[4] for row in rows[:3]} == {f"{tmp_path}/pairs.jsonl:{i}" for i in (1, 2, 3)}, "each pair once in every pass"
     (first, _) = json.loads(burnish("trace", str(run), "2", "--json"))["pairs"]
-    assert first == {"position": 2, "epoch": 0, "pair": int(rows[2][2]), "better": rows[2][3], "worse": rows[2][3]}
+    assert first == {"position": 2, "source": "own", "epoch": 0, "pair": int(rows[2][3]), "better": rows[2][4], "worse": rows[2][4]}
     record = json.loads((folder / "pairs.json").read_text())
-    (folder / "pairs.json").write_text(json.dumps({name: value for name, value in record.items() if name != "files"}))
-    assert "pairs.jsonl, its file 1:" in burnish("trace", str(run), "2"), "as an earlier burnish laid it out"
+    (only,) = record.pop("sources")
+    earlier = record | {name: value for name, value in only.items() if name not in ("name", "share", "files")}
+    (folder / "pairs.json").write_text(json.dumps(earlier))
+    before = burnish("trace", str(run), "2")
+    assert "pairs.jsonl, its file 1:" in before, "as an earlier burnish laid it out"
+    assert [line.split()[:4] for line in before.splitlines()[2:]] == [row[:4] for row in rows[2:]]
 
 
 def test_a_phase_whose_data_is_gone_has_no_step_to_trace(tmp_path: Path) -> None:
@@ -186,13 +207,15 @@ def test_a_phase_whose_data_is_gone_has_no_step_to_trace(tmp_path: Path) -> None
     "change",
     [
         {"pairs": 0}, {"pairs": 4}, {"pairs": "3"}, {"pairs": 2**60}, {"batch": 0}, {"batch": 10**12}, {"order": 1.5}, {"files": [5]},
-        {"source": None},
+        {"source": None}, {"share": "1/2"}, {"share": 1}, {"name": "../x"}, {"name": ""},
     ],
 )  # fmt: skip
 def test_a_record_of_pairs_that_is_none_is_named(change: dict[str, Any], tmp_path: Path) -> None:
     run, folder = dpo_run(tmp_path)
     record = json.loads((folder / "pairs.json").read_text())
-    (folder / "pairs.json").write_text(json.dumps({**record, **change}))
+    (only,) = record["sources"]
+    changed = record | change if change.keys() <= record.keys() else {**record, "sources": [only | change]}
+    (folder / "pairs.json").write_text(json.dumps(changed))
     with pytest.raises(ValueError, match=r"pairs\.json"):
         trace(run, 1, None)
 

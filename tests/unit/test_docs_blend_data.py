@@ -79,9 +79,13 @@ def test_the_page_leads_from_raw_files_to_a_plan(folder: Path) -> None:
 
 def test_its_recipes_are_recipes(folder: Path) -> None:
     essential = {"name": "page", "model": "nano", "environment": "burnish/Arithmetic-v0"}
+    for name in ("pairs.jsonl", "general-pairs.jsonl"):
+        (folder / name).write_text('{"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}\n')
     for text in re.findall(r"^```toml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL):
         table = tomllib.loads(text)
         if "sets" not in table:
+            if "dpo" in table:
+                table["dpo"] |= {"steps": 1, "data": "pairs.jsonl"}
             for rows in (table.get("sft", {}), table.get("rft", {}).get("replay", {})):
                 if "own" in rows:
                     rows["own"] = [str(folder / "talks.jsonl")]

@@ -54,6 +54,7 @@ FILES = {
     "transcripts/a.jsonl": ("show", "report", "pages"),
     "episodes/rft.000001.train.sampled.parquet": ("show", "replay and regrade", "pages"),
     "data/sft/blend.json": ("show", "trace", "blends"),
+    "data/dpo/pairs.json": ("trace",),
     "checkpoints.jsonl": ("checkpoints",),
     "checkpoints/rft-1/model/tokenizer.json": ("tokens",),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from burnish.rollout.tokenizer import load_tokenizer
 from burnish.trainer.batch import TokenBatch, plain_batch
 from burnish.trainer.data.config import Making
 from burnish.trainer.data.forms import Preference
-from burnish.trainer.data.pairs import lay_out, pair_examples
+from burnish.trainer.data.pairs import PairData, lay_out, pair_examples
 from burnish.trainer.data.supervised import SupervisedExample
 from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig
 from burnish.trainer.learner.learner import Learner
@@ -35,8 +36,8 @@ from burnish.trainer.models.importing import ModelSize, new_model
 from burnish.trainer.objectives.losses import LossInputs, dpo
 from burnish.trainer.objectives.measures import Measured
 from burnish.trainer.objectives.objective import CROSS_ENTROPY, Objective
-from burnish.trainer.phases.common import PhaseStep, Spent, phase_optimizer
-from burnish.trainer.phases.dpo import DPOConfig, dpo_step, dpo_steps, pair_batch
+from burnish.trainer.phases.common import PhaseStep, Playing, Spent, phase_optimizer
+from burnish.trainer.phases.dpo import DPO, DPOConfig, dpo_step, dpo_steps, pair_batch
 from burnish.trainer.phases.examples import lay_out_examples
 from burnish.trainer.phases.midtrain import MidtrainConfig
 from burnish.trainer.phases.registry import KINDS
@@ -225,7 +226,7 @@ class Scores(SomeNotFinite):
 def taken(kind: str, learner: ScriptedLearner, model: Path, done: Sequence[Mapping[str, float]] = ()) -> Iterator[PhaseStep]:
     """Steps of a supervised phase, or of one on pairs, six in all."""
     if kind == "dpo":
-        pairs = cast(Any, SimpleNamespace(pairs=lambda step: pairs_of(model)))
+        pairs = cast(Any, SimpleNamespace(pairs=lambda step: pairs_of(model), metrics=lambda step: {}))
         return dpo_steps(on(learner, done), DPOConfig(steps=6, data="p.jsonl"), pairs)
     examples = [SupervisedExample(np.array([1, 2, 3], np.int32), np.array([False, True, True]))]
     data = cast(Any, SimpleNamespace(held_out=(), examples=lambda step: examples, metrics=lambda step, examples: {"epoch": 1.0}))
@@ -406,7 +407,7 @@ def test_preferences_are_learned_and_a_resume_keeps_the_reference(model: Path, l
     table = DPOConfig(steps=8, batch=3, lr=1e-3, beta=0.5, data=file, max_rejects=1, schedule="constant")
     making = Making(model, 128, {}, order=5)
     data = lay_out(table, making, tmp_path / "data")
-    assert (data.facts.pairs, data.facts.rejected) == (5, 1)
+    assert [(one.pairs, one.rejected) for one in data.facts] == [(5, 1)]
     assert "chosen" in json.loads((tmp_path / "data" / "rejects.jsonl").read_text())["reason"]
     done, steps = list[dict[str, float]](), dpo_steps(on(learner), table, data)
     for _ in range(4):
@@ -423,6 +424,55 @@ def test_preferences_are_learned_and_a_resume_keeps_the_reference(model: Path, l
     assert sorted(seen[:5]) == sorted(seen[5:10]), "each pair once in every pass"
     with pytest.raises(ValueError, match="rejected: is the same as chosen"):
         lay_out(table.model_copy(update={"max_rejects": 0}), making, tmp_path / "strict")
+
+
+def pair_rows(file: Path, name: str, count: int) -> str:
+    return rows(file, *({"prompt": f"{name} {i}?", "chosen": f"{i} yes", "rejected": f"{i} no"} for i in range(count)))
+
+
+def test_pairs_of_several_sources_are_blended_exactly_and_a_resume_has_the_same(model: Path, tmp_path: Path) -> None:
+    own, other = pair_rows(tmp_path / "own.jsonl", "own", 5), pair_rows(tmp_path / "other.jsonl", "other", 3)
+    Path(other).write_text(Path(other).read_text() + json.dumps({"prompt": "x", "chosen": "same", "rejected": "same"}) + "\n")
+    others = [{"data": other, "percent": 25, "name": "general"}, {"data": other, "percent": 0, "name": "idle"}]
+    table = DPOConfig.model_validate({"steps": 10, "batch": 4, "data": own, "blend": others, "max_rejects": 2})
+    making = Making(model, 128, {}, order=5)
+    work = DPO.plan(table, making, Playing(1, 1, 1), print)
+    assert "blended: 75.00% own from" in work.work and "25.00% general from" in work.work and "3 pairs, 1 unfit rows left out" in work.work
+    data = lay_out(table, making, tmp_path / "data")
+    drawn = [one for step in range(10) for one in data.drawn(step)]
+    assert Counter(one.source for one in drawn) == {"own": 30, "general": 10} and [one.position for one in drawn] == list(range(40))
+    assert Counter(one.better for one in drawn if one.source == "own") == {f"{own}:{i}": 6 for i in range(1, 6)}
+    assert data.metrics(9) == {"blend/own": 0.75, "blend/general": 0.25, "blend/idle": 0.0}
+    alone = lay_out(DPOConfig(steps=1, batch=30, data=own), making, tmp_path / "alone")
+    of_own = [pair for step in range(10) for pair, one in zip(data.pairs(step), data.drawn(step), strict=True) if one.source == "own"]
+    same = zip(of_own, alone.pairs(0), strict=True)
+    assert all((a[0].token_ids == b[0].token_ids).all() and (a[1].token_ids == b[1].token_ids).all() for a, b in same)
+    assert alone.metrics(0) == {} and list(alone.ending_lines("dpo", 1)) == ["dpo: 30 pairs seen, 6.0 passes over 5"]
+    assert list(data.ending_lines("dpo", 10))[1] == "dpo general: 10 pairs seen, 3.3 passes over 3"
+    rejects = [json.loads(line) for line in (tmp_path / "data" / "rejects.jsonl").read_text().splitlines()]
+    assert [(row["source"], row["line"]) for row in rejects] == [("general", 4), ("idle", 4)]
+    pair_rows(Path(own), "changed", 2)
+    assert [one for step in range(10) for one in lay_out(table, making, tmp_path / "data").drawn(step)] == drawn
+    record = json.loads((tmp_path / "data" / "pairs.json").read_text())
+    record["sources"][1]["name"] = "../own"
+    (tmp_path / "data" / "pairs.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"pairs\.json: sources\[?\.?1"):
+        PairData(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("blend", "said"),
+    [
+        ([{"data": "b.jsonl", "percent": 60, "name": "b"}, {"data": "c.jsonl", "percent": 50, "name": "c"}], "sum to 110, more than 100"),
+        ([{"data": "b.jsonl", "percent": 10, "name": "own"}], "two of the sources of pairs are called 'own'"),
+        ([{"percent": 10, "name": "b"}], "exactly one of data"),
+        ([{"data": "b.jsonl", "percent": 10, "name": "../b"}], "name"),
+        ([{"data": "b.jsonl", "percent": 33.3333333, "name": "b"}], "shares as fine as these"),
+    ],
+)
+def test_blends_of_pairs_that_cannot_be_are_refused(blend: list[dict[str, Any]], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        DPOConfig.model_validate({"steps": 1, "data": "a.jsonl", "blend": blend})
 
 
 # Packing

@@ -98,7 +98,8 @@ def test_a_step_that_goes_while_the_others_are_read_is_passed_over(run: Path, tm
 def test_a_phase_learns_from_the_rollouts_of_a_run_token_by_token(run: Path, tmp_path: Path) -> None:
     making = Making(make_policy(tmp_path / "policy"), 128, {})
     data = lay_out(DPOConfig(steps=1, batch=2, from_run=str(run)), making, tmp_path / "data")
-    assert (data.facts.pairs, data.facts.without, data.facts.tokens) == (2, 1, 16)
+    (facts,) = data.facts
+    assert (facts.pairs, facts.without, facts.tokens) == (2, 1, 16)
     found = {tuple(int(example.token_ids[2]) for example in pair) for pair in data.pairs(0)}
     assert found == {(11, 10), (33, 32)}, "held-out tasks are not learned from"
     files = [run / "episodes" / f"rft.00000{step}.train.sampled.parquet" for step in (1, 2)]
@@ -106,7 +107,7 @@ def test_a_phase_learns_from_the_rollouts_of_a_run_token_by_token(run: Path, tmp
     assert drawn == {(f"{files[0]}:2", f"{files[0]}:3"), (f"{files[1]}:4", f"{files[1]}:3")}, "rows of the files, from 1"
     (better, _), *_ = data.pairs(0)
     assert better.trainable.tolist() == [False, False, True, True]
-    wide = survey_pairs(DPOConfig(steps=1, batch=2, from_run=str(run), min_gap=0.5), making)
+    (wide,) = survey_pairs(DPOConfig(steps=1, batch=2, from_run=str(run), min_gap=0.5), making)
     assert (wide.pairs, wide.without) == (1, 2)
     with pytest.raises(ValueError, match="gives no pair"):
         survey_pairs(DPOConfig(steps=1, from_run=str(run), min_gap=1.5), making)
@@ -173,6 +174,7 @@ def test_a_small_file_of_rollouts_that_claims_much_is_refused(run: Path, tmp_pat
         ({"steps": 1, "data": "a.jsonl", "from_run": "runs/a"}, "exactly one of data"),
         ({"steps": 1, "data": "a.jsonl", "min_gap": 0.5}, "min_gap has no effect without from_run"),
         ({"steps": 1, "from_run": "runs/gone"}, "dpo.from_run: runs/gone is not there"),
+        ({"steps": 1, "from_run": "x", "blend": [{"data": "b.jsonl", "percent": 5, "name": "b"}]}, r"dpo\.blend\.0\.data: b\.jsonl is not"),
     ],
 )
 def test_what_a_table_may_not_say(table: dict[str, object], said: str) -> None:

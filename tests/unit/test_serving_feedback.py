@@ -562,7 +562,7 @@ def test_one_command_makes_what_the_phases_read_as_it_is(tmp_path: Path, policy_
     making = Making(policy_model, 300, {})
     table = SFTConfig(steps=2, batch=2, data=str(tmp_path / "sft.jsonl"))
     (facts,) = survey(table.supervised_rows, making)
-    pairs = survey_pairs(DPOConfig(steps=1, data=str(tmp_path / "preference.jsonl")), making)
+    (pairs,) = survey_pairs(DPOConfig(steps=1, data=str(tmp_path / "preference.jsonl")), making)
     tasks = read_task_rows(str(tmp_path / "rft.jsonl"))
     assert (facts.rows, facts.rejected, pairs.pairs, pairs.rejected, len(tasks)) == (5, 0, 5, 0, 5)
     assert tasks[0].data["reference_answer"] == "Order 0 is shipped."

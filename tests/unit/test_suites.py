@@ -330,7 +330,7 @@ def test_refusal_and_over_refusal_are_two_figures_of_questions_that_no_catalog_h
         return {tuple(words[i : i + 6]) for i in range(max(1, len(words) - 5))}
 
     rows = [row for row in found_curated(GENERAL_2, "refusal", 0, 40) if isinstance(row, Conversation)]
-    taught = set().union(*(runs(row.messages[0].text) for row in rows))
+    taught = {run for row in rows for run in runs(row.messages[0].text)}
     assert not [one for one in asked if runs(one) & taught]
 
 

@@ -110,6 +110,29 @@ class Blend:
         return tuple(times * weight + int(count) for weight, count in zip(self.weights, within, strict=True))
 
 
+def order_of(source: str, order: int) -> int:
+    """A seed of each source's own, so that two of equal size are not in the same order."""
+    return int.from_bytes(hashlib.blake2b(f"{order}/{source}".encode(), digest_size=8).digest(), "big")
+
+
+def shares_beside(own: str, others: Sequence[tuple[str, float]], what: str) -> dict[str, Fraction]:
+    """The shares of sources by their names, where each of the others has its percentage, and `own` what they leave.
+
+    what: they are, in messages. Raises ValueError for a name that stands twice, percentages beyond 100, and shares that are too fine.
+    """
+    names = [own, *(name for name, _ in others)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f'two of the {what} are called {twice[0]!r}; give one another name = "…"')
+    total = sum(percent for _, percent in others)
+    if total > 100:
+        raise ValueError(f"the percentages sum to {total:g}, more than 100; lower one")
+    given = {name: share_of(percent) / 100 for name, percent in others}
+    shares = {own: 1 - sum(given.values(), Fraction()), **given}
+    Blend(shares)
+    return shares
+
+
 def row_at(size: int, seed: int, ordinal: int) -> Place:
     """Which of `size` rows the ordinal-th one is: every row once in each pass, in an order of its own for each pass and seed.
 

@@ -204,7 +204,7 @@ class RowsConfig(BaseModel):
             return self.blend.catalogs
         if isinstance(self.curated, tuple):
             return self.curated
-        return () if self.curated is False else (CATALOG if self.curated is True else self.curated,)
+        return () if self.curated is False else (CATALOG if self.curated is True else str(self.curated),)
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -215,6 +215,54 @@ class RowsConfig(BaseModel):
     def own_rows(self) -> Mapping[str, tuple[str, ...]]:
         """`places`, by the key that names them."""
         return {"data" if self.data is not None else "own": self.places}
+
+
+class PairsConfig(BaseModel):
+    """Where pairs of answers come from.
+
+    data: rows `{"prompt": …, "chosen": …, "rejected": …}` in a file, a folder of files or behind a URL (docs/formats.md). from_run: the
+    folder of an earlier run instead, whose stored rollouts of training give the pairs: of the attempts at one task, the best beside the
+    worst (docs/phases.md). min_gap: by how much the better of them must have earned more; 0 asks for any difference. pairs_per_group: how
+    many pairs one task gives at most: best and worst, second best and second worst, and so on.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    data: str | None = Field(default=None, min_length=1, description="the path of a file of preference pairs")
+    from_run: str | None = Field(default=None, min_length=1, description="the folder of a run")
+    min_gap: float = Field(default=0.0, ge=0)
+    pairs_per_group: int = Field(default=1, ge=1)
+
+    @field_validator("data")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        return value if value is None else readable(value)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> PairsConfig:
+        if (self.data is None) == (self.from_run is None):
+            raise ValueError("needs exactly one of data (a file of preference pairs) and from_run (a run whose rollouts give them)")
+        for key in ("min_gap", "pairs_per_group"):
+            if self.from_run is None and key in self.model_fields_set:
+                raise ValueError(f"{key} has no effect without from_run: the pairs of data are what they are; remove it")
+        return self
+
+    @property
+    def source(self) -> str:
+        """Where the pairs come from."""
+        source = self.data or self.from_run
+        assert source is not None
+        return source
+
+
+class BlendedPairs(PairsConfig):
+    """Other pairs, which those of a phase are blended with (docs/blend-data.md).
+
+    percent: their share of all pairs; the phase's own have what is left. name: what metrics and the plan call them.
+    """
+
+    percent: float = Field(ge=0, le=100)
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
 
 
 @dataclass(frozen=True, slots=True)

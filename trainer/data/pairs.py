@@ -1,9 +1,11 @@
 """Preference pairs as tokens, laid out before a phase trains on them: each pair is two examples of a store that follow each other.
 
 runs/NAME/data/dpo/
-  pairs.json      what there is; there once everything else is
-  rejects.jsonl   rows that were left out, with file, line, field and reason
-  pairs/          the better answer of each pair, then the worse one (`store.py`)
+  pairs.json      sources and shares, and what each amounts to; there once everything else is
+  rejects.jsonl   rows that were left out, with source, file, line, field and reason
+  pairs/          the better answer of each pair, then the worse one (`store.py`); of another source of a blend, pairs-NAME/
+
+Which pair stands at which place follows from the place alone (`blend.py`).
 """
 
 from __future__ import annotations
@@ -12,22 +14,23 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Any, Final, NamedTuple, Protocol
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from ...envs.pydantic_words import first_error
-from ...envs.rows import Problems
+from ...envs.rows import Problems, json_object
 from ...envs.types import Int32, Message
 from ...rollout.renderers import Renderer, TemplateRenderer
 from ...rollout.store.own_files import own_file, read_whole
-from ...rollout.store.records import JsonLines
+from ...rollout.store.records import JsonLines, read_share
 from ...rollout.tokenizer import load_tokenizer
 from ..models.manifest import DataUse
-from .blend import Place, row_at
-from .config import MORE_REJECTS, Making
+from .blend import Blend, Place, order_of, row_at
+from .config import MORE_REJECTS, OWN, Making, PairsConfig
 from .examples import silent
 from .forms import Preference, read_preference
 from .rollout_pairs import rollout_pairs
@@ -38,11 +41,28 @@ from .supervised import SupervisedExample, rendered_answers
 PAIRS_FILE: Final = "pairs.json"
 REJECTS_FILE: Final = "rejects.jsonl"
 STORE: Final = "pairs"
+Count = Annotated[int, Field(ge=0, lt=2**53)]
 Pair = tuple[SupervisedExample, SupervisedExample]
 """A better and a worse answer to one prompt, of which the answers' tokens are trained."""
 SAID_EVERY: Final = 1000
 MOST_PAIRS: Final = 1_000_000
 """Of a step, in what is read of a run."""
+
+
+def _folder(source: str) -> str:
+    return STORE if source == OWN else f"{STORE}-{source}"
+
+
+def _as_share(value: object) -> Fraction:
+    return value if isinstance(value, Fraction) else read_share(value)
+
+
+class PairSource(NamedTuple):
+    """A source of pairs: what it is called, its share of all pairs, and where they come from."""
+
+    name: str
+    share: Fraction
+    rows: PairsConfig
 
 
 class PairTable(Protocol):
@@ -51,47 +71,67 @@ class PairTable(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def data(self) -> str | None: ...
-    @property
-    def from_run(self) -> str | None: ...
-    @property
-    def min_gap(self) -> float: ...
-    @property
-    def pairs_per_group(self) -> int: ...
-    @property
-    def source(self) -> str: ...
+    def sources(self) -> Sequence[PairSource]: ...
     @property
     def batch(self) -> int: ...
     @property
     def max_rejects(self) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class PairFacts:
-    """What a source of pairs amounts to. tokens: of both answers, their prompts included. digest: of all tokens and masks. without: tasks
-    of a run whose attempts gave no pair. files: where pairs come from, none where an earlier burnish laid them out.
+class PairFacts(BaseModel):
+    """What a source of pairs amounts to, also in `pairs.json`, which may be anybody's. name: what the blend calls it. share: of all pairs.
+    source: where they come from. tokens: of both answers, their prompts included. rejected: rows left out. without: tasks of a run whose
+    attempts gave no pair. files: where pairs come from, none where an earlier burnish laid them out. digest: of all tokens and masks (""
+    before they are laid out).
     """
 
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    share: Annotated[Fraction, BeforeValidator(_as_share), PlainSerializer(str)]
     source: str
-    pairs: Annotated[int, Field(gt=0, lt=2**53)]
-    tokens: int
-    rejected: int
-    batch: Annotated[int, Field(ge=1, le=MOST_PAIRS)]
-    order: int
+    pairs: Count
+    tokens: Count
+    rejected: Count
+    without: Count = 0
+    files: tuple[str, ...] = Field(default=(), strict=False)
     digest: str = ""
-    without: int = 0
-    files: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """Of its pairs, beside `pairs.json`."""
+        return _folder(self.name)
+
+
+class _Record(BaseModel):
+    """`pairs.json`. batch: pairs of a step. order: the seed that pairs are shuffled with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    batch: int = Field(ge=1, le=MOST_PAIRS)
+    order: int
+    sources: list[PairFacts] = Field(min_length=1)
+
+    @classmethod
+    def read(cls, text: bytes) -> _Record:
+        """Raises ValueError for what is none. An earlier burnish, which blended no pairs, wrote its one source without a list."""
+        said = json_object(text)
+        if "sources" not in said:
+            one = {key: value for key, value in said.items() if key not in ("batch", "order")}
+            said = {key: said[key] for key in ("batch", "order") if key in said} | {"sources": [{"name": OWN, "share": "1", **one}]}
+        return cls.model_validate(said)
 
 
 @dataclass(frozen=True, slots=True)
 class DrawnPair:
-    """What stands at a position of a phase: the pass over the pairs, the pair's number, and where its answers come from: `FILE:ROW`, of a
-    file of rows one row, of a run's stored rollouts a row for each.
+    """What stands at a position of a phase: the source, the pass over its pairs, the pair's number, and where its answers come from:
+    `FILE:ROW`, of a file of rows one row, of a run's stored rollouts a row for each.
 
-    Example: `DrawnPair(7, 0, 3, "pairs.jsonl:4", "pairs.jsonl:4")`.
+    Example: `DrawnPair(7, "own", 0, 3, "pairs.jsonl:4", "pairs.jsonl:4")`.
     """
 
     position: int
+    source: str
     epoch: int
     pair: int
     better: str
@@ -107,44 +147,47 @@ class PairData:
         if file is None:
             raise ValueError(f"{folder} holds no pairs of a phase (it has no {PAIRS_FILE})")
         try:
-            self.facts = TypeAdapter(PairFacts).validate_json(read_whole(file), strict=True)
+            record = _Record.read(read_whole(file))
+            self.blend = Blend({one.name: one.share for one in record.sources})
         except ValidationError as error:
             raise ValueError(f"{file}: {first_error(error)}") from None
-        self._folder, self._store = folder, ExampleStore(folder / STORE)
-        if len(self._store) != 2 * self.facts.pairs:
-            self.close()
-            raise ValueError(f"{folder / STORE} holds {len(self._store)} answers, but {PAIRS_FILE} says {self.facts.pairs} pairs")
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
+        self.facts, self.batch, self.order = tuple(record.sources), record.batch, record.order
+        self._folder = folder
+        self._stores = {one.name: _store(folder, one) for one in self.facts if one.share}
 
     def pairs(self, step: int) -> list[Pair]:
-        """The pairs of a step, from 0: each pair once in every pass over them, in an order of the pass's own."""
-        places = (self._at(position) for position in self._positions(step))
-        return [(self._store.example(2 * place.row), self._store.example(2 * place.row + 1)) for place in places]
+        """The pairs of a step, from 0: of each source each pair once in every pass over them, in an order of the pass's own."""
+        places = ((self._stores[one.name], 2 * place.row) for _, one, place in self._places(step))
+        return [(store.example(first), store.example(first + 1)) for store, first in places]
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """Of a blend, the share of pairs so far that each source had."""
+        if len(self.facts) == 1:
+            return {}
+        seen = (step + 1) * self.batch
+        return {f"blend/{name}": count / seen for name, count in zip(self.blend.names, self.blend.counts(seen), strict=True)}
 
     def drawn(self, step: int) -> Iterator[DrawnPair]:
         """What a step has, from 0, in the order of its batch."""
-        for position in self._positions(step):
-            place = self._at(position)
-            yield DrawnPair(position, place.epoch, place.row, self._where(2 * place.row), self._where(2 * place.row + 1))
+        for position, one, place in self._places(step):
+            better, worse = (self._where(one, 2 * place.row + i) for i in range(2))
+            yield DrawnPair(position, one.name, place.epoch, place.row, better, worse)
 
-    def _positions(self, step: int) -> range:
-        return range(step * self.facts.batch, (step + 1) * self.facts.batch)
-
-    def _at(self, position: int) -> Place:
-        return row_at(self.facts.pairs, self.facts.order, position)
-
-    def _where(self, number: int) -> str:
+    def _where(self, one: PairFacts, number: int) -> str:
         """Where an answer comes from."""
-        entry, files = self._store.entry(number), self.facts.files
+        entry, files = self._stores[one.name].entry(number), one.files
         if not files:
-            return f"{self.facts.source}, its file {entry.file + 1}:{entry.row}"
+            return f"{one.source}, its file {entry.file + 1}:{entry.row}"
         if not 0 <= entry.file < len(files):
-            raise ValueError(f"{self._folder / STORE}: answer {number} is of a file that {PAIRS_FILE} does not name")
+            raise ValueError(f"{self._folder / one.folder}: answer {number} is of a file that {PAIRS_FILE} does not name")
         return f"{files[entry.file]}:{entry.row}"
 
     @property
     def uses(self) -> tuple[DataUse, ...]:
-        """For the manifests of checkpoints."""
-        return (DataUse(source=self.facts.source, sha256=self.facts.digest, examples=self.facts.pairs),)
+        """For the manifests of checkpoints: every source that is drawn from."""
+        return tuple(DataUse(source=_described(one), sha256=one.digest, examples=one.pairs) for one in self.facts if one.share)
 
     def probe(self) -> Sequence[Int32]:
         """A few sequences of tokens to compare engines and learner on."""
@@ -152,11 +195,33 @@ class PairData:
 
     def ending_lines(self, phase: str, steps: int) -> Iterator[str]:
         """How often each pair was seen."""
-        seen = steps * self.facts.batch
-        yield f"{phase}: {seen:,} pairs seen, {seen / self.facts.pairs:.1f} passes over {self.facts.pairs:,}"
+        for one, seen in zip(self.facts, self.blend.counts(steps * self.batch), strict=True):
+            name = f" {one.name}" if len(self.facts) > 1 else ""
+            yield f"{phase}{name}: {seen:,} pairs seen, {seen / max(1, one.pairs):.1f} passes over {one.pairs:,}"
 
     def close(self) -> None:
-        self._store.close()
+        for store in self._stores.values():
+            store.close()
+
+    def _places(self, step: int) -> Iterator[tuple[int, PairFacts, Place]]:
+        for position in range(step * self.batch, (step + 1) * self.batch):
+            draw = self.blend.at(position)
+            one = self.facts[draw.source]
+            order = self.order if one.name == OWN else order_of(one.name, self.order)
+            yield position, one, row_at(one.pairs, order, draw.ordinal)
+
+
+def _described(one: PairFacts) -> str:
+    return one.source if one.share == 1 else f"{float(one.share):.4%} of pairs: {one.source}"
+
+
+def _store(folder: Path, facts: PairFacts) -> ExampleStore:
+    """The pairs of a source. Raises ValueError when they are not those that the record tells of."""
+    store = ExampleStore(folder / facts.folder)
+    if not 0 < len(store) == 2 * facts.pairs:
+        store.close()
+        raise ValueError(f"{folder / facts.folder} holds {len(store)} answers, but {PAIRS_FILE} says {facts.pairs} pairs")
+    return store
 
 
 def lay_out(table: PairTable, making: Making, folder: Path, say: Callable[[str], None] = silent) -> PairData:
@@ -168,31 +233,69 @@ def lay_out(table: PairTable, making: Making, folder: Path, say: Callable[[str],
         return PairData(folder)
     shutil.rmtree(folder, ignore_errors=True)  # of a start that did not come to its end
     folder.mkdir(parents=True)
-    facts = survey_pairs(table, making, folder=folder, say=say)
+    record = _Record(batch=table.batch, order=making.order, sources=list(survey_pairs(table, making, folder=folder, say=say)))
     draft = folder / f".{PAIRS_FILE}"
-    draft.write_text(json.dumps(asdict(facts), indent=2, ensure_ascii=False) + "\n")
+    draft.write_text(json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
     draft.replace(folder / PAIRS_FILE)
     return PairData(folder)
 
 
-def survey_pairs(table: PairTable, making: Making, *, folder: Path | None = None, say: Callable[[str], None] = silent) -> PairFacts:
-    """What the pairs of a phase amount to, each row of them read and rendered. folder: where they are laid out, nowhere unless given."""
-    pairs = tokens = unfit = without = 0
-    problems = Problems()
+def survey_pairs(
+    table: PairTable, making: Making, *, folder: Path | None = None, say: Callable[[str], None] = silent
+) -> tuple[PairFacts, ...]:
+    """What the pairs of each source of a phase amount to, each row of them read and rendered. folder: where they are laid out, nowhere
+    unless given."""
     with ExitStack() as stack:
-        store = stack.enter_context(StoreWriter(folder / STORE)) if folder is not None else None
         rejects = stack.enter_context(JsonLines(folder / REJECTS_FILE)) if folder is not None else None
-        for made in _made(table, making):
+        unfit = _Unfit(table, rejects)
+        found = [_surveyed(source, making, unfit, folder, say) for source in table.sources]
+    if unfit.count > table.max_rejects:
+        unfit.refuse()
+    for one in found:
+        if not one.pairs and one.share:
+            unfit.refuse()
+            raise ValueError(f"{table.name}: {one.source} gives no pair")
+    return tuple(found)
+
+
+class _Unfit:
+    """The rows that are left out of all sources of a table."""
+
+    def __init__(self, table: PairTable, rejects: JsonLines | None) -> None:
+        self.table, self.count, self._rejects, self._problems = table, 0, rejects, Problems()
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether it is known what is wrong."""
+        return self.count > self.table.max_rejects + MORE_REJECTS
+
+    def add(self, source: str, reject: Reject) -> None:
+        self.count += 1
+        self._problems.add(str(reject))
+        if self._rejects is not None and not self.is_enough:
+            self._rejects.append({"source": source, **reject.to_row()})
+
+    def refuse(self) -> None:
+        """Raises ValueError naming the rows, where there is one."""
+        if self.table.max_rejects:
+            self._problems.add(f"{self.table.name}.max_rejects: {self.table.max_rejects} rows may be left out, and {self.count} are unfit")
+        self._problems.check()
+
+
+def _surveyed(source: PairSource, making: Making, unfit: _Unfit, folder: Path | None, say: Callable[[str], None]) -> PairFacts:
+    """One source, its pairs counted and, with a folder, written."""
+    pairs = tokens = without = 0
+    before = unfit.count
+    with ExitStack() as stack:
+        store = stack.enter_context(StoreWriter(folder / _folder(source.name))) if folder is not None else None
+        for made in _made(source.rows, making):
             if made is None:
                 without += 1
                 continue
             if isinstance(made, Reject):
-                unfit += 1
-                problems.add(str(made))
-                if unfit > table.max_rejects + MORE_REJECTS:
+                unfit.add(source.name, made)
+                if unfit.is_enough:
                     break
-                if rejects is not None:
-                    rejects.append(made.to_row())
                 continue
             pair, places = made
             pairs, tokens = pairs + 1, tokens + sum(len(example.token_ids) for example in pair)
@@ -201,14 +304,12 @@ def survey_pairs(table: PairTable, making: Making, *, folder: Path | None = None
                 if store is not None:
                     store.add((example,), int(number), file)
             if pairs % SAID_EVERY == 0:
-                say(f"{table.name}: {pairs:,} pairs tokenised")
-        digest, files = (store.digest, store.files) if store is not None else ("", ())
-    if unfit > table.max_rejects or not pairs:
-        if table.max_rejects:
-            problems.add(f"{table.name}.max_rejects: {table.max_rejects} rows may be left out, and {unfit} are unfit")
-        problems.check()
-        raise ValueError(f"{table.name}: {table.source} gives no pair")
-    return PairFacts(table.source, pairs, tokens, unfit, table.batch, making.order, digest, without, files)
+                say(f"{unfit.table.name}: {source.name}, {pairs:,} pairs tokenised")
+        files, digest = (store.files, store.digest) if store is not None else ((), "")
+    return PairFacts(
+        name=source.name, share=source.share, source=source.rows.source, pairs=pairs, tokens=tokens, rejected=unfit.count - before,
+        without=without, files=files, digest=digest,
+    )  # fmt: skip
 
 
 def pair_examples(preference: Preference, renderer: Renderer, max_tokens: int) -> Pair:
@@ -222,8 +323,8 @@ def pair_examples(preference: Preference, renderer: Renderer, max_tokens: int) -
     return better, worse
 
 
-def _made(table: PairTable, making: Making) -> Iterator[tuple[Pair, tuple[str, str]] | Reject | None]:
-    """The pairs of a table, each with where its answers stand; None for a task of a run that gives none."""
+def _made(table: PairsConfig, making: Making) -> Iterator[tuple[Pair, tuple[str, str]] | Reject | None]:
+    """The pairs of a source, each with where its answers stand; None for a task of a run that gives none."""
     if table.from_run is not None:
         yield from rollout_pairs(Path(table.from_run), making.model, table.min_gap, table.pairs_per_group, making.max_tokens)
         return

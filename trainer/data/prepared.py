@@ -18,7 +18,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -30,7 +29,7 @@ from ...envs.types import Int32
 from ...rollout.store.own_files import own_file, read_whole
 from ...rollout.store.records import JsonLines, read_share
 from ..models.manifest import DataUse
-from .blend import Blend, row_at, shares_by_tokens
+from .blend import Blend, order_of, row_at, shares_by_tokens
 from .config import MORE_REJECTS, Making, SupervisedRows
 from .examples import ExampleMaker, Say, silent
 from .held_out import lay_out_held_out, read_held_out
@@ -249,7 +248,7 @@ class PreparedData:
     def _at(self, position: int) -> tuple[SourceFacts, int, int]:
         draw = self.blend.at(position)
         source = self.facts[draw.source]
-        place = row_at(source.examples, _order_of(source.name, self.order), draw.ordinal)
+        place = row_at(source.examples, order_of(source.name, self.order), draw.ordinal)
         return source, place.epoch, place.row
 
 
@@ -347,8 +346,3 @@ def _taken(source: Source, maker: ExampleMaker, rejects: JsonLines | None, folde
     return SourceFacts(
         source.name, source.origin, source.share, source.share, rows, examples, tokens, trained, rejected, source.curated, files, digest
     )
-
-
-def _order_of(source: str, order: int) -> int:
-    """A seed of each source's own, so that two of equal size are not in the same order."""
-    return int.from_bytes(blake2b(f"{order}/{source}".encode(), digest_size=8).digest(), "big")

@@ -4,66 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from fractions import Fraction
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from ..batch import TokenBatch, plain_batch
-from ..data.config import Making, readable
-from ..data.pairs import Pair, PairData, lay_out, survey_pairs
+from ..data.blend import shares_beside
+from ..data.config import OWN, BlendedPairs, Making, PairsConfig
+from ..data.pairs import Pair, PairData, PairFacts, PairSource, lay_out, survey_pairs
 from ..objectives.objective import Objective
 from ..updates import PolicyLearner, finite
 from .common import NOT_FINITE, PhaseConfig, PhaseKind, PhaseParts, PhaseStep, PhaseWork, Playing, Schedule, may_skip, one_update
 
 
-class DPOConfig(PhaseConfig):
+class DPOConfig(PairsConfig, PhaseConfig):
     """The `[dpo]` table: direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290) on pairs of answers.
 
-    steps: optimizer steps. batch: pairs per step. data: rows `{"prompt": …, "chosen": …, "rejected": …}` in a file, a folder of files or
-    behind a URL (docs/formats.md). from_run: the folder of an earlier run instead, whose stored rollouts of training give the pairs: of the
-    attempts at one task, the best beside the worst (docs/phases.md). min_gap: by how much the better of them must have earned more; 0 asks
-    for any difference. pairs_per_group: how many pairs one task gives at most: best and worst, second best and second worst, and so on.
-    beta: how strongly the policy is held to what it was when the phase began: the larger, the less it
-    moves. max_rejects: how many rows may be unfit; they are left out and written to the run's `data/PHASE/rejects.jsonl` with the reason,
-    and one more stops the run before it trains.
+    steps: optimizer steps. batch: pairs per step. beta: how strongly the policy is held to what it was when the phase began: the larger,
+    the less it moves. max_rejects: how many rows may be unfit; they are left out and written to the run's `data/PHASE/rejects.jsonl` with
+    the reason, and one more stops the run before it trains.
     """
 
     kind: Literal["dpo"] = "dpo"
     lr: float = Field(default=5e-6, gt=0, le=1)
     schedule: Schedule = "cosine"
     batch: int = Field(default=16, ge=1)
-    data: str | None = Field(default=None, min_length=1, description="the path of a file of preference pairs")
-    from_run: str | None = Field(default=None, min_length=1, description="the folder of a run")
-    min_gap: float = Field(default=0.0, ge=0)
-    pairs_per_group: int = Field(default=1, ge=1)
     beta: float = Field(default=0.1, gt=0)
     max_rejects: int = Field(default=0, ge=0)
+    blend: tuple[BlendedPairs, ...] = ()
 
-    @field_validator("data")
+    @field_validator("blend", mode="before")
     @classmethod
-    def _readable(cls, value: str | None) -> str | None:
-        return value if value is None else readable(value)
+    def _listed(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
 
-    @model_validator(mode="after")
-    def _one_source(self) -> DPOConfig:
-        if (self.data is None) == (self.from_run is None):
-            raise ValueError("needs exactly one of data (a file of preference pairs) and from_run (a run whose rollouts give them)")
-        for key in ("min_gap", "pairs_per_group"):
-            if self.from_run is None and key in self.model_fields_set:
-                raise ValueError(f"{key} has no effect without from_run: the pairs of data are what they are; remove it")
-        return self
+    @field_validator("blend")
+    @classmethod
+    def _blendable(cls, value: tuple[BlendedPairs, ...]) -> tuple[BlendedPairs, ...]:
+        _shares(value)
+        return value
 
     @property
-    def source(self) -> str:
-        """Where the pairs come from."""
-        source = self.data or self.from_run
-        assert source is not None
-        return source
+    def sources(self) -> tuple[PairSource, ...]:
+        """Where the pairs come from, the table's own first, each with its share."""
+        rows: dict[str, PairsConfig] = {OWN: self, **{one.name: one for one in self.blend}}
+        return tuple(PairSource(name, share, rows[name]) for name, share in _shares(self.blend).items())
 
     @property
     def reads(self) -> Mapping[str, tuple[str, ...]]:
-        return {"data": (self.data,)} if self.data is not None else {"from_run": (self.source,)}
+        own = {"data": self.data, "from_run": self.from_run}
+        others = {f"blend.{i}.{key}": getattr(one, key) for i, one in enumerate(self.blend) for key in own}
+        return {key: (place,) for key, place in (own | others).items() if place is not None}
+
+
+def _shares(blended: Sequence[BlendedPairs]) -> dict[str, Fraction]:
+    return shares_beside(OWN, [(one.name, one.percent) for one in blended], "sources of pairs")
 
 
 def pair_batch(pairs: Sequence[Pair]) -> TokenBatch:
@@ -95,7 +92,7 @@ def dpo_steps(parts: PhaseParts, table: DPOConfig, data: PairData) -> Iterator[P
     """The steps that are left of the phase, one at a time."""
     rows = list(parts.done)
     for step in range(len(rows), table.steps):
-        metrics = dpo_step(parts.learner, data.pairs(step), table.beta, step, may_skip(rows))
+        metrics = dpo_step(parts.learner, data.pairs(step), table.beta, step, may_skip(rows)) | data.metrics(step)
         line = NOT_FINITE
         if "updates_skipped" not in metrics:
             line = f"loss {metrics['loss']:.3f}  preferred {metrics['preferred']:.0%}  margin {metrics['margin']:.3f}"
@@ -106,12 +103,18 @@ def dpo_steps(parts: PhaseParts, table: DPOConfig, data: PairData) -> Iterator[P
 def dpo_plan(table: DPOConfig, making: Making, playing: Playing, say: Callable[[str], None]) -> PhaseWork:
     """What the phase will do, by the length of its pairs."""
     facts = survey_pairs(table, making, say=say)
-    length = facts.tokens / facts.pairs
-    left_out = f", {facts.rejected:,} unfit rows left out" if facts.rejected else ""
-    left_out += f", {facts.without:,} groups of attempts without a pair" if facts.without else ""
+    length = sum(float(one.share) * one.tokens / max(1, one.pairs) for one in facts)
+    blended = len(facts) > 1
+    listed = ", ".join(f"{f'{float(one.share):.2%} {one.name} ' if blended else ''}from {_described(one)}" for one in facts)
     size = f"{table.steps} steps x {table.batch} pairs of about {length:.0f} tokens"
-    work = f"{size}, lr {table.lr:g}, beta {table.beta:g}, from {table.source}, {facts.pairs:,} pairs{left_out}"
-    return PhaseWork(work, round(table.steps * table.batch * length), flops=10, examples=facts.pairs)
+    work = f"{size}, lr {table.lr:g}, beta {table.beta:g}, {'blended: ' if blended else ''}{listed}"
+    return PhaseWork(work, round(table.steps * table.batch * length), flops=10, examples=sum(one.pairs for one in facts if one.share))
+
+
+def _described(one: PairFacts) -> str:
+    left_out = f", {one.rejected:,} unfit rows left out" if one.rejected else ""
+    left_out += f", {one.without:,} groups of attempts without a pair" if one.without else ""
+    return f"{one.source}, {one.pairs:,} pairs{left_out}"
 
 
 DPO = PhaseKind("dpo", DPOConfig, "post-training", dpo_plan, lay_out, dpo_steps)

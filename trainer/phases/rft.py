@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ...envs.registry import ID_PATTERN
 from ...rollout.busy import shares, what_to_scale
 from ...rollout.store.moments import PerEpisode
-from ..data.blend import Blend, share_of
+from ..data.blend import Blend, share_of, shares_beside
 from ..data.config import OWN, Making, RowsConfig, SupervisedRows
 from ..data.prepared import lay_out
 from ..demonstrations import Demonstrations, ExampleStream
@@ -127,13 +127,7 @@ class RFTPhaseConfig(PhaseConfig):
     @field_validator("blend")
     @classmethod
     def _blendable(cls, value: tuple[BlendedConfig, ...]) -> tuple[BlendedConfig, ...]:
-        names = [OWN, *(one.called for one in value)]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f'two of the environments are called {twice[0]!r}; give one another name = "…"')
-        if sum(one.percent for one in value) > 100:
-            raise ValueError(f"the percentages sum to {sum(one.percent for one in value):g}, more than 100; lower one")
-        Blend(_shares(value))
+        _shares(value)
         return value
 
     @model_validator(mode="after")
@@ -213,8 +207,7 @@ class RFTPhaseConfig(PhaseConfig):
 
 
 def _shares(blended: Sequence[BlendedConfig]) -> dict[str, Fraction]:
-    others = {one.called: share_of(one.percent) / 100 for one in blended}
-    return {OWN: 1 - sum(others.values(), Fraction()), **others}
+    return shares_beside(OWN, [(one.called, one.percent) for one in blended], "environments")
 
 
 def lay_out_replay(table: RFTPhaseConfig, making: Making, folder: Path, say: Callable[[str], None]) -> PhaseData | None:
