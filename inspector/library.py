@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from ..rewards.rubric import SECONDS
 from ..rollout.store.episodes import MEASURED, SCHEMA, text
@@ -25,7 +26,7 @@ from .database import PARQUET, Database, named
 from .hits import is_short
 from .index import CALLED, KINDS, LONGEST_NAME, MOST_KINDS, NARROWED, ROOM, SAID, SUMMARY, WORDS, IndexSegment, coverage, only, said_bytes
 from .listing import DEEPEST, ORDERS, PLACE, Hits, ListPart, Wanted, conditions, of_part
-from .postings import mark
+from .postings import WordsPart, mark
 from .vocabulary import word_files
 
 LONGEST_S = 1e9
@@ -42,6 +43,8 @@ MOST_TOKENS = 20_000
 """Of an episode that is shown: a file of some kilobytes may hold millions, and each of them would be a piece of a page."""
 PER_TOKEN = ("token_ids", "mask", "version", "sampler_logprobs", *MEASURED)
 """Columns with a value for each token."""
+HITS_AT_ONCE = 1 << 18
+"""Words of an index that fit a search and are in memory together: a file of some kilobytes may hold any number of them."""
 READ_AT_ONCE = 32 << 20
 """Bytes of conversations that are read for one list, about, where only a line of each is shown."""
 
@@ -258,15 +261,9 @@ class Library:
         files = named(word_files(self.folder, segments))
         for word in words:
             fits = _FITS_ALONE if is_short(word) else _FITS
-            found = self._db.table(f"SELECT first, start, size FROM {_INDEX} WHERE {fits}", [files, word])
-            first, start, size = (np.asarray(found.column(name), np.int64) for name in ("first", "start", "size"))
-            order = np.argsort(first, kind="stable")
-            edges = np.searchsorted(first, [[part.first, part.first + 1] for part in parts], sorter=order)
             marks = np.zeros(held.size, np.bool_)
-            for part, (low, high) in zip(parts, edges.tolist(), strict=True):
-                if low < high:
-                    chosen = order[low:high]
-                    mark(marks[begins[part.first] :][: part.episodes], part, start[chosen], size[chosen])
+            for found in self._db.batches(f"SELECT first, start, size FROM {_INDEX} WHERE {fits}", [files, word], HITS_AT_ONCE):
+                _mark_hits(marks, found, parts, begins)
             held &= marks
         return Hits.of(held, segments)
 
@@ -297,6 +294,18 @@ class Library:
         if len(row["words"]) > MOST_WORDS:
             raise ValueError(f"text: {MOST_WORDS} words can be searched for at once, not {len(row['words'])}")
         return sorted(row["words"], key=lambda word: (-len(word), word))
+
+
+def _mark_hits(marks: npt.NDArray[np.bool_], found: Any, parts: Sequence[WordsPart], begins: Mapping[int, int]) -> None:
+    """Mark the episodes that some words stand in. found: a batch of their `first`, `start` and `size`. begins: by a part's first episode,
+    where its marks begin."""
+    first, start, size = (np.asarray(found.column(name), np.int64) for name in ("first", "start", "size"))
+    order = np.argsort(first, kind="stable")
+    edges = np.searchsorted(first, [[part.first, part.first + 1] for part in parts], sorter=order)
+    for part, (low, high) in zip(parts, edges.tolist(), strict=True):
+        if low < high:
+            chosen = order[low:high]
+            mark(marks[begins[part.first] :][: part.episodes], part, start[chosen], size[chosen])
 
 
 def _store_files(files: list[str]) -> list[str]:

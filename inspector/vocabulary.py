@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from ..rollout.store.own_files import own_file
 from ..rollout.store.reading import count_rows
 from .database import PARQUET, Database, named
-from .index import FOLDER, FULL, PARTIAL, WORD_COLUMNS, IndexSegment, coverage
+from .index import FOLDER, FREE_TEXT, FULL, LONGEST_WORD, MOST_TEXT, PARTIAL, WORD_COLUMNS, IndexSegment, coverage
 
 NAME = "vocabulary.parquet"
 """Its name in the folder of an index."""
@@ -30,6 +30,8 @@ TOGETHER = 1 << 16
 """Words in a row group."""
 SORTED_AT_ONCE = 1 << 19
 """Words of segments that are in memory together while it is made, about."""
+_KEPT = f"strlen(word) <= {4 * LONGEST_WORD}"
+"""Of a word in a segment's file, which may be anybody's: that it is no longer, in bytes, than the index keeps them."""
 _MADE_OF = b"burnish.segments"
 """Under which name the file says of which segments it is."""
 
@@ -70,21 +72,34 @@ def _write(file: Path, segments: Sequence[IndexSegment], db: Database) -> None:
     made_of = {str(segment.number): segment.made for segment in segments}
     schema = WORD_COLUMNS.with_metadata({_MADE_OF: json.dumps(made_of).encode()})
     files = [part.words for segment in segments for part in segment.words]
-    question = f"SELECT {', '.join(WORD_COLUMNS.names)} FROM {PARQUET}) WHERE word >= ? AND (? OR word < ?) ORDER BY word, first"
+    _check_text(files, db)
+    question = (
+        f"SELECT {', '.join(WORD_COLUMNS.names)} FROM {PARQUET}) WHERE word >= ? AND (? OR word < ?) AND {_KEPT} ORDER BY word, first"
+    )
     with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=["word"]) as out:
-        for low, high in pairwise(["", *_borders(files), None]):
+        for low, high in pairwise(["", *_borders(files, db), None]):
             for batch in db.batches(question, [named(files), low, high is None, high or ""], TOGETHER):
                 out.write_table(pa.Table.from_batches([batch]).cast(schema))
 
 
-def _borders(files: Sequence[str]) -> list[str]:
+def _check_text(files: Sequence[str], db: Database) -> None:
+    """Raise ValueError when the words that would be sorted take more than their files can be meant to hold: one may repeat in each row."""
+    asked = f"SELECT coalesce(sum(strlen(word)), 0)::HUGEINT AS bytes FROM {PARQUET}) WHERE {_KEPT}"
+    text = int(db.ask(asked, [named(files)])[0]["bytes"]) if files else 0
+    if text > max(FREE_TEXT, MOST_TEXT * sum(Path(file).stat().st_size for file in files)):
+        home = Path(files[0]).parents[1]
+        raise ValueError(f"{home}: its words take {text} bytes, more than {MOST_TEXT} times their files; remove it")
+
+
+def _borders(files: Sequence[str], db: Database) -> list[str]:
     """Words in order, between which there are about as many of all files as are sorted at once."""
     rows = [pq.read_metadata(file).num_rows for file in files]
-    pieces = sum(rows) // SORTED_AT_ONCE
+    pieces, most = sum(rows) // SORTED_AT_ONCE, max(rows, default=0)
     if pieces < 1:
         return []
-    words = pq.read_table(files[rows.index(max(rows))], columns=["word"]).column("word")
-    return sorted({str(words[len(words) * i // (pieces + 1)]) for i in range(1, pieces + 1)})
+    places = sorted({most * i // (pieces + 1) for i in range(1, pieces + 1)})
+    asked = f"SELECT DISTINCT word FROM {PARQUET}, file_row_number=true) WHERE file_row_number IN (SELECT unnest(?)) AND {_KEPT}"
+    return sorted(row["word"] for row in db.ask(asked, [named([files[rows.index(most)]]), places]))
 
 
 def _beyond(store: Path, segments: Sequence[IndexSegment]) -> int:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.unit.test_inspector_index import db as db
 from tests.unit.test_inspector_index import put
 
-from burnish.inspector import index, vocabulary
+from burnish.inspector import index, library, vocabulary
 from burnish.inspector.database import Database
 from burnish.inspector.index import FOLDER, build_segment, coverage
 from burnish.inspector.library import Library
@@ -121,3 +123,45 @@ def test_a_vocabulary_that_cannot_be_written_says_so(store: Path, db: Database, 
     with pytest.raises(ValueError, match=r"no index can be kept in .*No space left"):
         build_vocabulary(store, db)
     assert [one.name for one in (store / FOLDER).iterdir() if one.name.startswith("partial-")] == []
+
+
+def as_a_stranger(store: Path, word: str, rows: int) -> Path:
+    """The store, the words of whose first segment are one word over and over, of which its file holds the text once."""
+    file = store / FOLDER / "000001" / "words-0.parquet"
+    one = pq.read_table(file).slice(0, 1)
+    many = one.take([0] * rows).set_column(0, "word", pa.array([word] * rows))
+    pq.write_table(many, file, compression="zstd")
+    return store
+
+
+def test_words_longer_than_the_index_keeps_are_left_out_and_never_read_whole(
+    store: Path, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_a_stranger(store, "z" * 8000, 5000)
+    monkeypatch.setattr(pq, "read_table", lambda *_, **__: pytest.fail("a whole column is in memory"))
+    monkeypatch.setattr(vocabulary, "FREE_TEXT", 10_000)
+    build_vocabulary(store, db)
+    monkeypatch.undo()
+    words = pq.read_table(store / FOLDER / NAME).column("word").to_pylist()
+    assert "bore" in words and max(map(len, words)) <= index.LONGEST_WORD
+
+
+def test_words_that_take_more_than_their_files_are_not_sorted(store: Path, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_a_stranger(store, "z" * 200, 50_000)
+    monkeypatch.setattr(vocabulary, "FREE_TEXT", 1_000_000)
+    with pytest.raises(ValueError, match=r"\.index: its words take 100\d{5} bytes, more than 32 times their files; remove it"):
+        build_vocabulary(store, db)
+    assert [one.name for one in (store / FOLDER).iterdir() if one.name.startswith("partial-")] == []
+
+
+def test_a_search_holds_so_many_words_at_once(store: Path, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "HITS_AT_ONCE", 2048)
+    sizes, marked = list[int](), library._mark_hits
+
+    def counted(marks: Any, batch: Any, *rest: Any) -> None:
+        sizes.append(batch.num_rows)
+        marked(marks, batch, *rest)
+
+    monkeypatch.setattr(library, "_mark_hits", counted)
+    as_a_stranger(store, "bore", 10_000)
+    assert "train-3/0" in found(store, db)["bore"] and len(sizes) > 5 and max(sizes) <= 2048
