@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from burnish.cli.found import Found
 from burnish.cli.models import table_lines
@@ -23,16 +23,26 @@ from burnish.inspector.kept import kept_of
 from burnish.inspector.runs import check_run, read_object, read_run_transcripts
 from burnish.inspector.text import printable
 from burnish.rollout.store.own_files import own_files
+from burnish.rollout.store.transcripts import Transcript
 from burnish.trainer.data.audit import Checked, KeptRows, Use, check, checked_rows, stats
 from burnish.trainer.data.curated.catalog import CATALOG_FILE, CATALOGS, Catalog, find_catalog
 from burnish.trainer.data.forms import Document
 from burnish.trainer.data.overlap import Duplicate, MeasuredRow, contaminated, duplicates
 from burnish.trainer.data.sources import Reject, found_curated, holds_texts
 
+if TYPE_CHECKING:
+    from burnish.trainer.data.pairs import DrawnPair
+    from burnish.trainer.data.prepared import Drawn
+
 POSITION = "replay_position"
 """The metric that says how many demonstrations a phase of reinforcement has learned from, after a step."""
 SHOWN = 20
 """Findings that are printed; the others are counted."""
+MOST_TRACED = 32 << 20
+"""Characters of what is shown of a step, as a table and as JSON: a record of kilobytes may say that a step had any number of rows."""
+
+Traced = tuple[tuple[str, ...], dict[str, Any]]
+"""What a step had one of: a row of a table, and the same for a program."""
 
 
 def check_rows(
@@ -261,8 +271,13 @@ def _replayed(home: Path, phase: str, step: int) -> range | None:
     from burnish.inspector.runs import read_metrics
 
     rows = [row for row in read_metrics(home / "metrics.jsonl") if row.phase == phase and POSITION in row.values]
-    at = {row.step: int(row.values[POSITION]) for row in rows}
-    return range(at.get(step - 1, 0), at[step]) if step in at else None
+    at = {row.step: row.values[POSITION] for row in rows}
+    if step not in at:
+        return None
+    first, end = at.get(step - 1, 0.0), at[step]
+    if not 0 <= first <= end <= 2**53:
+        raise ValueError(f"{home / 'metrics.jsonl'}: {POSITION} goes from {first:g} to {end:g} in {phase} step {step}, which no run does")
+    return range(int(first), int(end))
 
 
 def _rows_of_step(folder: Path, phase: str, step: int, positions: range | None = None) -> Found:
@@ -270,15 +285,19 @@ def _rows_of_step(folder: Path, phase: str, step: int, positions: range | None =
 
     data = PreparedData(folder)
     try:
-        drawn = list(data.drawn(step - 1) if positions is None else data.drawn_at(positions))
+        drawn = data.drawn(step - 1) if positions is None else data.drawn_at(positions)
+        traced = _traced(f"{phase} step {step}", (_row_drawn(one) for one in drawn))
     finally:
         data.close()
-    found = {"phase": folder.name, "step": step, "rows": [asdict(one) for one in drawn]}
-    if not drawn:
+    rows, found = [row for row, _ in traced], {"phase": folder.name, "step": step, "rows": [one for _, one in traced]}
+    if not rows:
         return Found([f"{phase} step {step}: none"], found)
-    rows = [(str(one.position), one.source, str(one.epoch + 1), one.where, str(one.example)) for one in drawn]
     head = f"{phase} step {step}: positions {rows[0][0]} to {rows[-1][0]} of the blend"
     return Found([head, *table_lines(("position", "source", "pass", "row", "example"), rows)], found)
+
+
+def _row_drawn(one: Drawn) -> Traced:
+    return (str(one.position), one.source, str(one.epoch + 1), one.where, str(one.example)), asdict(one)
 
 
 def _pairs_of_step(folder: Path, step: int) -> Found:
@@ -286,34 +305,56 @@ def _pairs_of_step(folder: Path, step: int) -> Found:
 
     data = PairData(folder)
     try:
-        drawn = list(data.drawn(step - 1))
+        traced = _traced(f"{folder.name} step {step}", (_pair_drawn(one) for one in data.drawn(step - 1)))
     finally:
         data.close()
-    places = [one.better if one.better == one.worse else f"{one.better} over {one.worse}" for one in drawn]
-    rows = [(str(one.position), one.source, str(one.epoch + 1), str(one.pair), where) for one, where in zip(drawn, places, strict=True)]
+    rows = [row for row, _ in traced]
     lines = [f"{folder.name} step {step}: {len(rows)} pairs", *table_lines(("position", "source", "pass", "pair", "from"), rows)]
-    return Found(lines, {"phase": folder.name, "step": step, "pairs": [asdict(one) for one in drawn]})
+    return Found(lines, {"phase": folder.name, "step": step, "pairs": [one for _, one in traced]})
+
+
+def _pair_drawn(one: DrawnPair) -> Traced:
+    where = one.better if one.better == one.worse else f"{one.better} over {one.worse}"
+    return (str(one.position), one.source, str(one.epoch + 1), str(one.pair), where), asdict(one)
+
+
+def _traced(what: str, found: Iterable[Traced]) -> list[Traced]:
+    """All that a step had. Raises ValueError when that would take more than `MOST_TRACED`."""
+    traced, widths, size = list[Traced](), list[int](), 0
+    for row, one in found:
+        traced.append((row, one))
+        widths = [max(sizes) for sizes in zip_longest(widths, map(len, row), fillvalue=0)]
+        size += len(json.dumps(one))
+        if max(size, len(traced) * sum(widths)) > MOST_TRACED:
+            raise ValueError(
+                f"{what}: its first {len(traced):,} rows take more than {MOST_TRACED} characters; so much is not shown of a step"
+            )
+    return traced
 
 
 def _rollouts_of_step(home: Path, phase: str, step: int) -> Found:
     """Tasks in the order of their places in the stream, with each rollout's reward and its parts, or why it has none."""
-    found = [one for one in read_run_transcripts(home) if (one.phase, one.step, one.split) == (phase, step, "train")]
-    why = kept_of(home).why_none(phase, step)
-    rows, data = list[tuple[str, ...]](), list[dict[str, Any]]()
-    for one in sorted(found, key=lambda one: (_place(one.task), one.task, one.sample)):
-        if one.reward is None:
-            total, said = "-", f"{one.failure.kind} ({one.failure.culprit})" if one.failure is not None else "-"
-        else:
-            total, said = f"{one.reward.total:g}", ", ".join(f"{name} {value:g}" for name, value in one.reward.parts.items())
-        rows.append((one.task, str(one.seed), str(one.sample), total, said))
-        reward = {} if one.reward is None else {"reward": one.reward.total, "parts": one.reward.parts}
-        failure = {} if one.failure is None else {"failure": {"kind": one.failure.kind, "culprit": one.failure.culprit}}
-        data.append({"episode": one.episode, "task": one.task, "seed": one.seed, "sample": one.sample, **reward, **failure})
+    of_step = (one for one in read_run_transcripts(home) if (one.phase, one.step, one.split) == (phase, step, "train"))
+    traced = _traced(f"{phase} step {step}", map(_rollout, of_step))
+    traced.sort(key=lambda found: (_place(found[1]["task"]), found[1]["task"], found[1]["sample"]))
+    rows, data, why = [row for row, _ in traced], [one for _, one in traced], kept_of(home).why_none(phase, step)
     lines = [
         f"{phase} step {step}: {len(rows)} rollouts{f' ({why})' if why else ''}",
         *table_lines(("task", "seed", "sample", "reward", "parts"), rows),
     ]
     return Found(lines, {"phase": phase, "step": step, "rollouts": data, "none_because": why or None})
+
+
+def _rollout(one: Transcript) -> Traced:
+    """A rollout without what was said in it."""
+    reward = {} if one.reward is None else {"reward": one.reward.total, "parts": one.reward.parts}
+    failure = {} if one.failure is None else {"failure": {"kind": one.failure.kind, "culprit": one.failure.culprit}}
+    if one.reward is None:
+        total, said = "-", f"{one.failure.kind} ({one.failure.culprit})" if one.failure is not None else "-"
+    else:
+        total, said = f"{one.reward.total:g}", ", ".join(f"{name} {value:g}" for name, value in one.reward.parts.items())
+    row = (one.task, str(one.seed), str(one.sample), total, said)
+    return row, {"episode": one.episode, "task": one.task, "seed": one.seed, "sample": one.sample, **reward, **failure}
 
 
 def _place(task: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,33 @@ def test_a_record_of_pairs_that_is_none_is_named(change: dict[str, Any], tmp_pat
     (folder / "pairs.json").write_text(json.dumps(changed))
     with pytest.raises(ValueError, match=r"pairs\.json"):
         trace(run, 1, None)
+
+
+def test_no_more_is_shown_of_a_step_than_a_memory_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record of kilobytes that says how many pairs a step had, and a long name of the file that each is from."""
+    run, folder = dpo_run(tmp_path)
+    record = json.loads((folder / "pairs.json").read_text())
+    (only,) = record["sources"]
+    long = {**record, "batch": 1_000_000, "sources": [{**only, "files": ["n" * 40_000]}]}
+    (folder / "pairs.json").write_text(json.dumps(long))
+    said = r"error: dpo step 1: its first 4\d\d rows take more than 33554432 characters; so much is not shown of a step\n"
+    assert re.fullmatch(said, burnish("trace", str(run), "1", code=2))
+    (folder / "pairs.json").write_text(json.dumps({**record, "batch": 1_000_000}))
+    monkeypatch.setattr("burnish.cli.data.MOST_TRACED", 5000)
+    assert "take more than 5000 characters" in burnish("trace", str(run), "1", code=2), "of short names too"
+
+
+def test_what_is_shown_of_rollouts_is_bounded_and_holds_nothing_that_was_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_folder(tmp_path, {}, [{"phase": "rft", "step": 4}])
+    talked = [{**transcript("train-9", i, 1.0), "messages": [{"role": "user", "content": "x" * 10_000}]} for i in range(20)]
+    write(run / "transcripts" / "episodes.jsonl", *talked)
+    monkeypatch.setattr("burnish.cli.data.MOST_TRACED", 5000)
+    assert len(trace(run, 4, None).lines) == 22
+    write(
+        run / "transcripts" / "episodes.jsonl", *talked, *({**one, "sample": 20 + i, "episode": "e" * 999} for i, one in enumerate(talked))
+    )
+    with pytest.raises(ValueError, match=r"rft step 4: its first \d+ rows take more than 5000 characters"):
+        trace(run, 4, None)
 
 
 def transcript(task: str, sample: int, total: float | None) -> dict[str, Any]:

@@ -292,6 +292,13 @@ def test_the_rows_of_a_step_are_traced_from_what_was_measured(tmp_path: Path, mo
     assert [line.split()[0] for line in said[at + 2 :]] == ["2", "3", "4"]
     assert all(where in line for where, line in zip(expected, said[at + 2 :], strict=True))
     assert trace(home, 3, None).lines[-1] == "rft replay step 3: none"
+    wrong = {1.0: "goes from 2 to 1", -1.0: "to -1", 1e300: r"to 1e\+300", 2.0**53: "rows take more than"}
+    for position, problem in wrong.items():
+        rows[1]["replay_position"] = position
+        (home / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        monkeypatch.setattr("burnish.cli.data.MOST_TRACED", 5000)
+        with pytest.raises(ValueError, match=problem):
+            trace(home, 2, None)
 
 
 def tomllib_text(data: dict[str, Any]) -> str:
