@@ -360,4 +360,4 @@ def _rollout(one: Transcript) -> Traced:
 def _place(task: str) -> int:
     """The position that a task's id begins with: `train-17:order-03` was the 17th of its stream."""
     number = task.removeprefix("train-").partition(":")[0]
-    return int(number) if number.isdigit() else -1
+    return int(number) if number.isdecimal() and len(number) <= 18 else -1

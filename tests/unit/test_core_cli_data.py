@@ -221,6 +221,13 @@ def test_a_record_of_pairs_that_is_none_is_named(change: dict[str, Any], tmp_pat
         trace(run, 1, None)
 
 
+@pytest.mark.parametrize("task", ["train-²", f"train-{'9' * 5000}:x"])
+def test_a_task_may_be_called_anything(tmp_path: Path, task: str) -> None:
+    run = run_folder(tmp_path, {}, [{"phase": "rft", "step": 4}])
+    write(run / "transcripts" / "episodes.jsonl", transcript("train-1", 0, 1.0), transcript(task, 0, 1.0))
+    assert [row["task"] for row in trace(run, 4, None).data["rollouts"]] == [task, "train-1"]
+
+
 def test_no_more_is_shown_of_a_step_than_a_memory_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A record of kilobytes that says how many pairs a step had, and a long name of the file that each is from."""
     run, folder = dpo_run(tmp_path)
