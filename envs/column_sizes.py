@@ -19,7 +19,9 @@ FREE_BYTES: Final = 512 << 20
 MOST_RATIO: Final = 250
 """Values may take so much, or so many times the size of their file."""
 WIDTHS: Final = {"BOOLEAN": 1, "INT64": 8, "INT96": 12, "DOUBLE": 8}
-"""Bytes of a value in memory; of a pointer to one, and of the others, four."""
+"""Bytes of a value in memory; of a pointer to one, and of the others but `FIXED`, four."""
+FIXED: Final = "FIXED_LEN_BYTE_ARRAY"
+"""The kind of Parquet's columns whose values each take as many bytes as the column says."""
 REPEATED: Final = "BYTE_ARRAY"
 """The kind of Parquet's columns that can be read as pointers to values."""
 UNREAD: Final = ("_view", "run_end", "union")
@@ -53,7 +55,8 @@ def check_values(metadata: Any, groups: Sequence[RowGroup], size: int) -> None:
         raise ValueError(f"its row groups have {rows} rows together, where it says {metadata.num_rows}; write it anew")
     if any(chunk.values < group.rows for group in groups for chunk in group.chunks):
         raise ValueError("a column has fewer values than its row group has rows; write it anew")
-    widths = [WIDTHS.get(metadata.schema.column(i).physical_type, 4) for i in range(metadata.num_columns)]
+    columns = [metadata.schema.column(i) for i in range(metadata.num_columns)]
+    widths = [max(4, one.length) if one.physical_type == FIXED else WIDTHS.get(one.physical_type, 4) for one in columns]
     for group in groups:
         claimed = sum(chunk.values * width for chunk, width in zip(group.chunks, widths, strict=True))
         if claimed > max(FREE_BYTES, MOST_RATIO * size):

@@ -89,6 +89,17 @@ def test_numbers_that_repeat_are_counted_before_they_are_unpacked(name: str, tmp
         list(read_rows(file))
 
 
+def test_values_of_a_fixed_width_count_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = pa.DictionaryArray.from_arrays(pa.array(np.zeros(10_000, np.int32)), pa.array([b"x" * 1000], pa.binary(1000)))
+    file, ends = tmp_path / "a.parquet", pa.array([0, 10_000], pa.int32())
+    pq.write_table(pa.table({"a": pa.ListArray.from_arrays(ends, values.dictionary_decode())}), file, compression="zstd")
+    assert file.stat().st_size < 10_000 and len(list(read_rows(file))) == 1
+    monkeypatch.setattr(column_sizes, "FREE_BYTES", 10_000_000 - 1)
+    monkeypatch.setattr(row_columns, "value_bytes", lambda array: pytest.fail("the values are there already"))
+    with pytest.raises(ValueError, match="hold 10000000 bytes of values"):
+        list(read_rows(file))
+
+
 @pytest.mark.parametrize("name", ["messages", "token_ids"])
 def test_a_store_of_kilobytes_takes_no_gigabytes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     many = pa.ListArray.from_arrays(pa.array([0, MANY], pa.int32()), pa.array(np.full(MANY, 7, np.int32)))
