@@ -23,6 +23,8 @@ PACE_OVER = 10
 """Steps that the time left follows from, the latest of the phase."""
 LONGEST_S = 1e9
 """Seconds that are believed; a file may say anything."""
+MOST_STEPS = 2**53
+"""Of a phase that are believed, as of the rows of metrics."""
 ALARMS = 3
 LETTERS = 200
 """Of a line that a file may have written."""
@@ -109,7 +111,7 @@ def _steps(seen: Watched, last: MetricRow) -> Iterator[tuple[str, str]]:
     """How far the phase is, how long the rest of it takes, and what is on its way."""
     phases = {name: table.get("steps") for name, _, table in recorded_phases(seen.run.config)}
     total, names = phases.get(last.phase), list(phases)
-    known = isinstance(total, int) and not isinstance(total, bool) and total >= last.step
+    known = isinstance(total, int) and not isinstance(total, bool) and last.step <= total <= MOST_STEPS
     left = total - last.step if known and isinstance(total, int) else 0
     later = names[names.index(last.phase) + 1 :] if last.phase in names else []
     then = f", then {', '.join(later)}" if later else ""

@@ -103,6 +103,15 @@ def test_any_numbers_of_a_folder_make_a_screen(run: Path, odd: dict[str, Any]) -
     assert lines(Watched(read_run(run), (), True, 1070.0))
 
 
+@pytest.mark.parametrize("steps", [2**53 + 1, 10**400, -1, True, "40", 40.0, None])
+def test_steps_that_a_phase_cannot_have_are_not_counted_to(run: Path, steps: object) -> None:
+    (run / "config.json").write_text(json.dumps({"rft": {"steps": steps}}))
+    said = dict(of(run))
+    assert said["step"] == "rft 2" and "time left" not in said
+    (run / "config.json").write_text(json.dumps({"rft": {"steps": 2**53}}))
+    assert dict(of(run))["step"] == f"rft 2 of {2**53}"
+
+
 def test_nothing_that_a_run_wrote_steers_the_terminal(run: Path) -> None:
     shown = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
     shown.print(screen(Watched(read_run(run), (), True, 1055.0)))
