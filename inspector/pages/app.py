@@ -131,6 +131,8 @@ def _guarded(site: Site, page: Page) -> Callable[[Request], Awaitable[Response]]
             return site.show("gone", 410, what=str(error.args[0]))  # at a 404 Ray's dashboard would answer instead
         except ValueError as error:
             return site.show("gone", 400, what=str(error))
+        except RecursionError:  # a value may be read, and yet be too deep for what goes through it
+            return site.show("gone", 400, what="what is stored there is nested too deep to be shown")
         except OSError as error:  # of a file that is another user's, or is gone meanwhile
             return site.show("gone", 400, what=f"{error.filename}: {error.strerror}" if error.filename else str(error))
 

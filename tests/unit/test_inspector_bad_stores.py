@@ -121,6 +121,7 @@ def shown(make: Callable[[Path], Any], home: Path) -> Iterator[TestClient]:
         junk_tokenizer,
         tokenizer_that_panics_at_a_token,
         with_row(messages="[" * 5000 + "]" * 5000), with_row(messages="5"), with_row(messages="[5]"), with_row(messages='{"a"'),
+        with_row(messages='[{"role": "user", "content": "hi", "x": ' + "[" * 600 + "]" * 600 + "}]"),
         with_row(messages="[" + "{}," * MAX_VALUES + "{}]"), with_row(turn_parts='{"a":[' + "[]," * MAX_VALUES + "[]]}"),
         with_row(reward=None),
         with_row(messages=None), with_row(messages='[{"role": ["x"]}]'), with_row(messages='[{"role": "user"}]'),
