@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from burnish.cli.found import prints_aside
 from burnish.cli.needs import needs_training
 from burnish.cli.options import ArgOption, JsonOption, PluginOption
 
@@ -41,9 +40,7 @@ def env_check(
     """Hold an environment to gymnasium's contract and to burnish's."""
     from burnish.cli.components import check_environment, print_reports
 
-    with prints_aside(as_json):
-        reports = check_environment(id, arg or (), plugin or ())
-    print_reports(reports, as_json)
+    print_reports(check_environment(id, arg or (), plugin or ()), as_json)
 
 
 def env_baseline(
@@ -94,9 +91,7 @@ def rewards_check(
     """Hold a reward to its contract: equal scores for equal input, hostile episodes, concurrent calls, latency."""
     from burnish.cli.components import check_reward, print_reports
 
-    with prints_aside(as_json):
-        reports = check_reward(id, arg or (), plugin or (), sample)
-    print_reports(reports, as_json)
+    print_reports(check_reward(id, arg or (), plugin or (), sample), as_json)
 
 
 def rewards_try(
@@ -110,8 +105,7 @@ def rewards_try(
     """Score the conversations of a file, without training. Exits with 1 when a row fails."""
     from burnish.cli.components import try_reward
 
-    with prints_aside(as_json):
-        found, failed = try_reward(id, file, arg or (), plugin or (), out)
+    found, failed = try_reward(id, file, arg or (), plugin or (), out)
     found.print(as_json)
     if failed:
         raise typer.Exit(1)

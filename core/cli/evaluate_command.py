@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from burnish.cli.answer import answer
 from burnish.cli.needs import needs_engine, needs_training
-from burnish.cli.options import PluginOption, StallOption, ThreadsOption, TrustOption, refuse_idle
+from burnish.cli.options import PluginOption, StallOption, ThreadsOption, TrustOption, json_option, refuse_idle
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +35,7 @@ SamplesOption = Annotated[
 ]
 TemperatureOption = Annotated[float | None, typer.Option(min=0, help="Of answers. Default: 0 for one, 1 for several.", show_default=False)]
 ItemsOption = Annotated[int | None, typer.Option(min=1, help="Items of each suite. Default: as many as the suite says.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead; progress goes to stderr.")]
+JsonOption = Annotated[bool, json_option("Print JSON instead; progress goes to stderr.")]
 CompareOption = Annotated[
     tuple[str, str] | None,
     typer.Option("--compare", metavar="A B", help="Two folders of results, or two checkpoints with --suite: what became of each item."),
@@ -170,7 +171,7 @@ def _compared(folders: tuple[str, str], as_json: bool, console: Console) -> None
 
     changes = suites.compare_folders(Path(folders[0]), Path(folders[1]))
     if as_json:
-        typer.echo(suites.as_json([one.to_row() for one in changes]))
+        answer(suites.as_json([one.to_row() for one in changes]))
         return
     for one in changes:
         say(console, one.line)
@@ -205,6 +206,6 @@ def _by_suites(
     else:
         rows = [scores.result().to_row() for scores in measured[0]]
     if as_json:
-        typer.echo(suites.as_json(rows))
+        answer(suites.as_json(rows))
     elif out is not None:
         say(console, f"results and every sample: {out}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from burnish.cli.answer import answer
 from burnish.cli.needs import needs_training
 from burnish.cli.options import JsonOption, PluginOption, RecipeArgument, SetOption
 
@@ -63,7 +64,7 @@ def find_rate(
             if found.tried:
                 bar.advance(f"rate {found.tried[-1].rate:.1e}  loss {found.tried[-1].loss:.3f}")
     if as_json:
-        typer.echo(printable_json(row_of(table.name, found)))
+        answer(printable_json(row_of(table.name, found)))
         return
     key = f"phases.{table.name}.lr" if config.phases else f"{table.name}.lr"
     typer.echo("\n".join(printable(line) for line in page(key, table.lr, found)))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,10 +27,3 @@ class Found:
             print_json(self.data)
         else:
             typer.echo("\n".join(self.lines))
-
-
-@contextmanager
-def prints_aside(as_json: bool) -> Iterator[None]:
-    """While code of others runs in this process: what it prints goes to stderr where stdout is for JSON."""
-    with redirect_stdout(sys.stderr if as_json else sys.stdout):
-        yield

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
+
+from burnish.cli.answer import unread
 
 
 class Commands(TyperGroup):
@@ -38,7 +38,7 @@ class Commands(TyperGroup):
 
 def _unread() -> typer.Exit:
     """How a command ends whose output is not read any more (`burnish … | head`)."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    unread()
     return typer.Exit(0)
 
 

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from burnish.cli.answer import answer
 from burnish.cli.needs import needs_engine
-from burnish.cli.options import PluginOption, PortOption, StallOption, ThreadsOption, refuse_idle
+from burnish.cli.options import JsonOption, PluginOption, PortOption, StallOption, ThreadsOption, refuse_idle
 
 PolicyArgument = Annotated[str, typer.Argument(metavar="POLICY", help="A guardrail policy (*.toml).", show_default=False)]
 WhereOption = Annotated[Literal["input", "output"], typer.Option(help="Whether the text is asked or answered.")]
@@ -32,7 +33,7 @@ def check(
         Path | None, typer.Option(metavar="FILE", help="What an answered text must follow from.", show_default=False)
     ] = None,
     plugin: PluginOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Decide on a text or tool call by a policy; with neither, hold the policy to its own examples. Exits with 1 unless all is well."""
     from burnish.cli import guard as work
@@ -46,14 +47,14 @@ def check(
     if call is not None:
         row = work.call_row(policy, call)
         said = printable(f"{row['action']} by {row['policy']}: {row['reason'] or row['tool']}").replace("\n", "\\n")
-        typer.echo(printable_json(row) if as_json else said)
+        answer(printable_json(row) if as_json else said)
         allowed = row["action"] == "allow"
     elif file is not None or text is not None:
         source = work.read_text(context) if context is not None else None
         decision, unheld = work.check_text(policy, work.read_text(file) if file is not None else text or "", where, source)
         if unheld:
             typer.echo(unheld, err=True)
-        typer.echo(printable_json(decision.to_row()) if as_json else "\n".join(work.decision_lines(decision)))
+        answer(printable_json(decision.to_row()) if as_json else "\n".join(work.decision_lines(decision)))
         allowed = decision.action == "allow"
     else:
         allowed = _check_policy(policy)
@@ -100,7 +101,7 @@ def evaluate(
     threads: ThreadsOption = None,
     stall_s: StallOption = None,
     plugin: PluginOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; progress goes to stderr.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure a policy on attacks and benign prompts, and a model by its answers: those in the rows, or those that it gives here."""
     from burnish.rpc.extras import require
@@ -120,7 +121,7 @@ def evaluate(
 
     how = Answering(max_tokens or MAX_TOKENS, out, plugin or (), threads or 1, stall_s)
     record = evaluate_guarded(policy, prompts, model, base, how, new_console(stderr=as_json))
-    typer.echo(printable_json(record.model_dump(mode="json")) if as_json else "\n".join(record_lines(record)))
+    answer(printable_json(record.model_dump(mode="json")) if as_json else "\n".join(record_lines(record)))
 
 
 def _evaluate_rows(file: str, prompts: str, as_json: bool) -> None:
@@ -136,7 +137,7 @@ def _evaluate_rows(file: str, prompts: str, as_json: bool) -> None:
         typer.echo("no row has a context, so [grounding] finds nothing here", err=True)
     measured = measure(guard, rows_read)
     rows = evaluation_rows(guard.policy, measured)
-    typer.echo(printable_json(finite(rows)) if as_json else "\n".join(evaluation_lines(guard.policy, measured)))
+    answer(printable_json(finite(rows)) if as_json else "\n".join(evaluation_lines(guard.policy, measured)))
 
 
 def serve(
@@ -181,7 +182,7 @@ def train(
     false_positives: Annotated[float, typer.Option(min=0.0001, max=0.5, help="The share of harmless texts that may be found.")] = 0.03,
     seed: Annotated[int, typer.Option(min=0, help="Draws the parts that are not learnt from.")] = 0,
     plugin: PluginOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Train a classifier on labelled texts, as a detector for policies, and report on rows that it did not learn from."""
     from burnish.rpc.extras import require
@@ -191,4 +192,4 @@ def train(
     from burnish.cli.guard_training import train_command
 
     load_detectors(plugin, policy)
-    typer.echo("\n".join(train_command(rows, out, policy, hold_out or [], false_positives, seed, as_json)))
+    answer("\n".join(train_command(rows, out, policy, hold_out or [], false_positives, seed, as_json)))

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from burnish.cli.answer import answer
 from burnish.cli.options import JsonOption
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A keys file (*.toml), for `burnish serve --keys`.", show_default=False)]
@@ -67,7 +68,7 @@ def list_keys(file: FileArgument, as_json: JsonOption = False) -> None:
             }
             for name, key in keys.items()
         ]
-        typer.echo(printable_json(rows))
+        answer(printable_json(rows))
         return
     table = [
         (

@@ -30,7 +30,6 @@ from burnish.cli import replay as replay_command
 from burnish.cli import rollouts as rollouts_command
 from burnish.cli import serve as serve_commands
 from burnish.cli import tune as tune_command
-from burnish.cli.found import prints_aside
 from burnish.cli.group import Commands
 from burnish.cli.needs import needs_engine, needs_training
 from burnish.cli.options import (
@@ -42,6 +41,7 @@ from burnish.cli.options import (
     PortOption,
     TlsCertOption,
     TlsKeyOption,
+    json_option,
     print_json,
 )
 from burnish.cli.signals import end_on_sigterm
@@ -122,7 +122,7 @@ def run(
         Path | None, typer.Option("--run-dir", metavar="DIR", help="Where the run goes. Default: runs/NAME-DATE-TIME.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run-dir, or in the run folder given.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print the plan as JSON; the rest goes to stderr.")] = False,
+    as_json: Annotated[bool, json_option("With --dry-run: print the plan as JSON; the rest goes to stderr.")] = False,
 ) -> None:
     """Train by a recipe: continued pre-training, supervised and reinforcement fine-tuning."""
     if as_json and not dry_run:
@@ -255,9 +255,7 @@ def check(
     from burnish.rpc.security import ClientSecurity
 
     security = ClientSecurity(tls_ca, tls_cert, tls_key, token_env=token_env, token_file=token_file)
-    with prints_aside(as_json):
-        found = reports(target, arg or (), plugin or (), sample, reply or (), security)
-    print_reports(found, as_json)
+    print_reports(reports(target, arg or (), plugin or (), sample, reply or (), security), as_json)
 
 
 rollouts_command.register(app)
@@ -297,7 +295,7 @@ def inspect(
         typer.Option(metavar="ADDRESS", help="http://host:port of a chat service, or host:port of a verifier, tools or an environment."),
     ] = None,
     plugin: PluginOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="With --bundle: print what was written as JSON.")] = False,
+    as_json: Annotated[bool, json_option("With --bundle: print what was written as JSON.")] = False,
 ) -> None:
     """Look at rollouts in a browser, of runs that have ended or go on."""
     needs_training("inspect")

@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from burnish.cli.answer import answer, stdout_for_json
+
 if TYPE_CHECKING:
     from burnish.rpc.security import ServerSecurity
+
+
+def json_option(help: str) -> Any:
+    """A `--json` of its own help."""
+    return typer.Option("--json", callback=stdout_for_json, help=help)
+
 
 PluginOption = Annotated[
     list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file that registers environments, rewards and more.")
@@ -24,7 +32,7 @@ PhaseOption = Annotated[str | None, typer.Option(help="base, or the name of a ph
 StepOption = Annotated[int | None, typer.Option(help="Step of the phase.")]
 SplitOption = Annotated[Literal["train", "heldout"] | None, typer.Option(help="Of training, or held out.")]
 ModeOption = Annotated[Literal["sampled", "greedy"] | None, typer.Option(help="How the policy answered.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
+JsonOption = Annotated[bool, json_option("Print JSON, for a program to read.")]
 StallOption = Annotated[
     float | None,
     typer.Option("--stall-s", min=1, help="Seconds in which no call ends, until it stops. Default: 600.", show_default=False),
@@ -59,7 +67,7 @@ def print_json(data: Any) -> None:
     """What `--json` prints: numbers that are not finite, for which JSON has no word, are null."""
     from burnish.inspector.text import finite
 
-    typer.echo(json.dumps(finite(data), allow_nan=False))
+    answer(json.dumps(finite(data), allow_nan=False))
 
 
 def security_of(cert: str, key: str, client_ca: str, token_env: str, token_file: str, insecure: bool) -> ServerSecurity:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from burnish.cli.answer import answer
 from burnish.cli.needs import needs_engine
+from burnish.cli.options import json_option
 
 if TYPE_CHECKING:
     from burnish.run.probe import Probe
@@ -28,7 +30,7 @@ RunDirOption = Annotated[
     Path | None,
     typer.Option("--run-dir", metavar="DIR", help="Where probe.json and the transcripts go. Default: runs/NAME-probe-DATE-TIME."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of the page; progress goes to stderr.")]
+JsonOption = Annotated[bool, json_option("Print JSON instead of the page; progress goes to stderr.")]
 
 MARKS = {"stop": "✗", "mend": "!", "know": "·", "go": "✓"}
 """What a line of advice begins with."""
@@ -63,7 +65,7 @@ def probe(
         find_model(config.model, may_import=True)
     found, folder = play(resolve(config), run_dir, episodes, new_console(stderr=as_json))
     if as_json:
-        typer.echo(printable_json(found.to_row()))
+        answer(printable_json(found.to_row()))
         return
     typer.echo("\n".join(printable(line) for line in page(found)))
     typer.echo(f"\nall of it:    {folder.path / 'probe.json'}\ntranscripts:  burnish rollouts {folder.path}")

@@ -22,6 +22,7 @@ from burnish.cli.options import (
     SplitOption,
     StepOption,
     TrustOption,
+    print_json,
 )
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def regrade(
     if out is not None:
         out.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in found.rows(graded, run)))
     if as_json:
-        typer.echo(json.dumps(found.to_row(run), allow_nan=False))
+        print_json(found.to_row(run))
     else:
         typer.echo("\n".join(printable(line) for line in page(found, graded, against or "the total")))
     if found.failed:

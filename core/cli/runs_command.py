@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from burnish.cli.answer import answer
 from burnish.cli.needs import needs_episodes, needs_training
 from burnish.cli.options import JsonOption, RunArgument, print_json
 from burnish.rpc.extras import require
@@ -365,7 +366,7 @@ def _print(lines: Any) -> None:
     from burnish.inspector.text import printable
 
     for line in lines:
-        typer.echo(printable(line))
+        answer(printable(line))
 
 
 def _print_error(line: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from burnish.cli.needs import needs_engine
-from burnish.cli.options import print_json
+from burnish.cli.options import json_option, print_json
 
 if TYPE_CHECKING:
     from burnish.run.tuning import Tuned
@@ -49,7 +49,7 @@ RunDirOption = Annotated[
 ]
 
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of the table; progress goes to stderr.")]
+JsonOption = Annotated[bool, json_option("Print JSON instead of the table; progress goes to stderr.")]
 
 
 def register(app: typer.Typer) -> None:
