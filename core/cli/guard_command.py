@@ -57,7 +57,7 @@ def check(
         answer(printable_json(decision.to_row()) if as_json else "\n".join(work.decision_lines(decision)))
         allowed = decision.action == "allow"
     else:
-        allowed = _check_policy(policy)
+        allowed = _check_policy(policy, as_json)
     if not allowed:
         raise typer.Exit(1)
 
@@ -69,15 +69,18 @@ def _load(plugins: list[Path] | None) -> None:
         load_plugin(plugin)
 
 
-def _check_policy(file: str) -> bool:
+def _check_policy(file: str, as_json: bool) -> bool:
     from burnish.cli import guard as work
     from burnish.guardrails.guard import Guard
     from burnish.guardrails.policy import load_policy
-    from burnish.inspector.text import printable
+    from burnish.inspector.text import printable, printable_json
 
     policy = load_policy(file)
     broken = list(work.broken_promises(Guard(policy)))
-    said = [*work.policy_lines(policy), *broken] if broken else [*work.policy_lines(policy), "it decides on its own examples as they say"]
+    if as_json:
+        answer(printable_json({"policy": policy.id, "broken": broken}))
+        return not broken
+    said = [*work.policy_lines(policy), *(broken or ["it decides on its own examples as they say"])]
     typer.echo("\n".join(printable(line) for line in said))
     return not broken
 

@@ -313,6 +313,14 @@ def test_a_call_cannot_steer_the_terminal_that_shows_it(tmp_path: Path) -> None:
     assert done.exit_code == 0 and done.stdout.endswith(": a\\x1b[2J\\nallow by you\n") and done.stdout.count("\n") == 1
 
 
+def test_what_a_policy_does_with_its_own_examples_is_for_a_program_too(tmp_path: Path) -> None:
+    for example, code in (("my savings", 0), ("ask Other Bank", 1)):
+        (tmp_path / "p.toml").write_text(TOML + f'\n[[allowed]]\nname = "more"\nexamples = ["{example}"]\n')
+        done = CliRunner().invoke(app, ["guard", "check", str(tmp_path / "p.toml"), "--json"])
+        row = json.loads(done.stdout)
+        assert (done.exit_code, len(row["broken"])) == (code, code) and row["policy"].startswith("bank"), done.output
+
+
 @pytest.mark.parametrize("steering", ["\x9b", "\x85", "\u202e", "\u2066", "\U000e0041", "\u2028"])
 def test_json_of_a_decision_cannot_steer_the_terminal_that_shows_it(file: str, steering: str) -> None:
     text = f"für 日本 jo@example.com nerve{steering} gas"
