@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from burnish.recipe.plan import PhasePlan, Plan
+from burnish.recipe.plan import Done, PhasePlan, Plan
+from burnish.recipe.resolve import ResolvedRun
 
 
 def plan_row(plan: Plan, rehearsed: Sequence[str] = ()) -> dict[str, Any]:
@@ -16,6 +18,7 @@ def plan_row(plan: Plan, rehearsed: Sequence[str] = ()) -> dict[str, Any]:
     return {
         "run": run.name,
         "run_folder": plan.run_folder,
+        "finished": False,
         "platform": run.platform,
         "model": {"folder": str(model.folder), **size},
         "environment": {"id": run.environment.id, "weight": run.environment.weight},
@@ -29,10 +32,19 @@ def plan_row(plan: Plan, rehearsed: Sequence[str] = ()) -> dict[str, Any]:
         "about_s": plan.about_s,
         "at_most_s": plan.seconds,
         "measured_in": None if plan.measured_in is None else str(plan.measured_in),
-        "done": None if plan.done is None else {"phase": plan.done.phase, "step": plan.done.step},
+        "done": _done_row(plan.done),
         "warnings": plan.warnings,
         "rehearsal": list(rehearsed),
     }
+
+
+def finished_row(run: ResolvedRun, folder: Path, done: Done | None, more: str) -> dict[str, Any]:
+    """What there is to say of a run that has nothing left to do. more: the command that takes it on where it can go on."""
+    return {"run": run.name, "run_folder": str(folder), "finished": True, "phases": [], "done": _done_row(done), "more": more}
+
+
+def _done_row(done: Done | None) -> dict[str, Any] | None:
+    return None if done is None else {"phase": done.phase, "step": done.step}
 
 
 def _phase_row(phase: PhasePlan) -> dict[str, Any]:

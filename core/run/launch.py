@@ -33,9 +33,9 @@ def launch(
     """Run a recipe, or continue a run; returns its folder. Everything that can be checked is checked before a folder is made.
 
     platform: "auto", "cpu" or "gpu", instead of the recipe's own. dry_run: only check, show the plan, for which a model's weights need not
-    be there, and rehearse an episode (see `rehearse`). tell: of a dry run, is given the plan as `plan_row` has it, once all is well;
-    whatever else is said goes to stderr then. Raises ValueError for whatever the user can put right. Ctrl-C passes through, with a note
-    that says how to resume.
+    be there, and rehearse an episode (see `rehearse`). tell: of a dry run, is given the plan as `plan_row` has it, or that the run is
+    finished, once all is well; whatever else is said goes to stderr then. Raises ValueError for whatever the user can put right. Ctrl-C
+    passes through, with a note that says how to resume.
     """
     from rich.console import Console
 
@@ -55,7 +55,7 @@ def launch(
     if resume and run_dir is not None:
         changes(run_dir, run)  # before the plan: a run that cannot resume says so at once
         if is_finished(open_run(run_dir), run):
-            return _say_finished(open_run(run_dir), run)
+            return _say_finished(open_run(run_dir), run, dry_run, tell)
         done = behind(run_dir, run)
     console = new_console() if tell is None else Console(stderr=True)
     if not dry_run and is_source(run.model):
@@ -93,16 +93,23 @@ def say_what_next(folder: RunFolder, console: Console) -> None:
     say(console, f"serve it:     burnish serve {folder.path}")
 
 
-def _say_finished(folder: RunFolder, run: ResolvedRun) -> RunFolder:
-    """What to say of a run that has nothing left to do, its report written where a kill came before that."""
+def _say_finished(folder: RunFolder, run: ResolvedRun, dry_run: bool, tell: Callable[[dict[str, Any]], None] | None) -> RunFolder | None:
+    """What to say of a run that has nothing left to do, its report written where a kill came before that; of a dry run nothing is."""
     from burnish.inspector.report import write_report
+    from burnish.recipe.plan_row import finished_row
     from burnish.run.display import new_console, say
 
+    last = run.phases[-1]
+    more = f"{folder.resume_command} --set {last.name}.steps={2 * last.table.steps}"
+    if tell is not None:
+        tell(finished_row(run, folder.path, behind(folder.path, run), more))
+        return None
+    console = new_console()
+    say(console, f"{folder.path} is finished: nothing is left to do. Where it can go on, more steps take it on: `{more}`")
+    if dry_run:
+        return None
     if not folder.report.is_file():
         write_report(folder.path)
-    console, last = new_console(), run.phases[-1]
-    more = f"{folder.resume_command} --set {last.name}.steps={2 * last.table.steps}"
-    say(console, f"{folder.path} is finished: nothing is left to do. Where it can go on, more steps take it on: `{more}`")
     say_what_next(folder, console)
     return folder
 

@@ -23,6 +23,7 @@ from burnish.cli.main import app
 from burnish.cli.models import table_lines
 from burnish.cli.signals import end_on_sigterm
 from burnish.envs.failures import EpisodeFailure, Failure, FailureKind
+from burnish.recipe.plan import Done
 from burnish.recipe.resolve import ResolvedRun
 from burnish.rollout.store.sole_driver import sole_driver
 from burnish.rpc.signals import keep_sigterm
@@ -211,6 +212,19 @@ def test_a_finished_run_says_so_and_starts_nothing(pipeline: dict[str, Any], mon
     assert finished.startswith("here is finished: nothing is left to do.")
     assert finished.endswith("`burnish run here --resume --set rft.steps=200`")
     assert serve == "serve it:     burnish serve here" and transcripts.startswith("transcripts: ")
+
+
+def test_a_dry_run_of_a_finished_run_says_so_and_writes_nothing(pipeline: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert burnish_command("run", "r.toml", "--run-dir", "here").exit_code == 0
+    monkeypatch.setattr("burnish.run.launch.is_finished", lambda folder, run: True)
+    monkeypatch.setattr("burnish.run.launch.behind", lambda path, run: Done("rft", 100, ended=True))
+    before = sorted(Path("here").rglob("*"))
+    done = burnish_command("run", "here", "--resume", "--dry-run")
+    assert (done.exit_code, done.stdout.startswith("here is finished: nothing is left to do."), done.stdout.count("\n")) == (0, True, 1)
+    row = json.loads(burnish_command("run", "here", "--resume", "--dry-run", "--json").stdout)
+    assert (row["finished"], row["run_folder"], row["phases"], row["done"]) == (True, "here", [], {"phase": "rft", "step": 100})
+    assert row["more"] == "burnish run here --resume --set rft.steps=200"
+    assert sorted(Path("here").rglob("*")) == before
 
 
 def test_a_start_that_cannot_succeed_gives_no_way_to_resume(pipeline: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
