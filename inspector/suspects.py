@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..rewards.types import UNREADABLE
 from ..trainer.watch.answers import Answers, near_words, phrase_shares, spread_phrase
 from ..trainer.watch.guards import RARE, GuardsConfig
 from .drift import TASKS, Drift, Move, RunMoment, first_difference
@@ -36,10 +38,11 @@ Mean = tuple[float, float]
 @dataclass(frozen=True, slots=True)
 class Means:
     """Of a task at a moment. found: the mean of each part of its reward, and under None of its tokens. known: parts that an attempt may
-    have: one that lacks such a part has 0 of it, as in the metrics."""
+    have: one that lacks such a part has 0 of it, as in the metrics. environment: of the task, "" for the recipe's own."""
 
     found: Mapping[str | None, Mean] = field(default_factory=dict)
     known: Set[str] = frozenset()
+    environment: str = ""
 
     def of(self, name: str | None) -> Mean | None:
         return self.found.get(name, (0.0, 0.0) if name in self.known else None)
@@ -69,14 +72,16 @@ def suspects_of(drift: Drift, runs: Mapping[str, Path], stores: Mapping[str, Lib
     Raises ValueError when a file cannot be read.
     """
     config = read_object(runs[drift.after.run], "config.json")
-    success, unwanted = str(config.get("success", "env")), _unwanted(config)
+    success, weights = str(config.get("success", "env")), _weights(config)
     tasks = [move.task for move in drift.better]
     old, new = _means(drift, runs, stores, tasks)
+    faults = _faults(stores[drift.before.run], drift.before)
     unsolved, against, fell = list[str](), dict[str, list[str]](), set[str]()
     for task in tasks:
         before, after = old.get(task, Means()), new.get(task, Means())
         solved = _change(before, after, success)
-        against[task] = list(_fallen(before, after, success, unwanted))
+        speaks = partial(_speaks, success=success, weights=weights, faults=faults.get(before.environment, frozenset()))
+        against[task] = list(_fallen(before, after, success, speaks))
         if solved is not None and solved < 0:
             fell.add(task)
         if solved is None or solved <= 0:
@@ -122,10 +127,15 @@ def _means_at(store: Library, place: RunMoment, tasks: Sequence[str], known: Set
     for row in store.asked(place.moment, question, list(tasks)):
         found.setdefault(row["task"], {})[row["part"]] = _with_zeros(row["mean"], row["variance"], row["n"], max(0, row["without"]))
         environments[row["task"]] = row["environment"]
-    by_environment = dict[str, set[str]]()
-    for environment, part in known:
-        by_environment.setdefault(environment, set()).add(part)
-    return {task: Means(means, by_environment.get(environments[task], set())) for task, means in found.items()}
+    parts = _by_environment(known)
+    return {task: Means(means, parts.get(environments[task], frozenset()), environments[task]) for task, means in found.items()}
+
+
+def _by_environment(parts: Iterable[tuple[str, str]]) -> dict[str, Set[str]]:
+    found = dict[str, set[str]]()
+    for environment, part in parts:
+        found.setdefault(environment, set()).add(part)
+    return {**found}
 
 
 def _with_zeros(mean: float, variance: float, n: int, zeros: int) -> Mean:
@@ -136,12 +146,43 @@ def _with_zeros(mean: float, variance: float, n: int, zeros: int) -> Mean:
     return whole, squares / max(1, count - 1) / count
 
 
-def _unwanted(config: Mapping[str, Any]) -> set[str]:
-    """The scorers whose values count against the reward: that one falls is what was asked for."""
+def _faults(store: Library, place: RunMoment) -> dict[str, Set[str]]:
+    """By environment, the parts that attempts with a lower reward had more of, beyond chance: that such a part falls is what the reward
+    asks for."""
+    question = (
+        "WITH chosen AS (SELECT environment, parts, reward - avg(reward) OVER same AS above, stddev_pop(reward) OVER same AS spread, "
+        f"count(*) OVER same AS n FROM {{stored}} WHERE {TOLD} WINDOW same AS (PARTITION BY environment)) "
+        "SELECT environment, part, min(n) AS n, min(spread) AS spread, sum(value * above) / min(n) AS covariance, "
+        "sum(value * value) / min(n) - (sum(value) / min(n)) ** 2 AS variance "
+        "FROM (SELECT environment, above, spread, n, entry.key AS part, entry.value AS value "
+        "FROM (SELECT *, unnest(map_entries(parts)) AS entry FROM chosen)) "
+        f"WHERE abs(value) <= {LARGEST_REWARD} GROUP BY environment, part HAVING covariance < 0 AND variance > 0"
+    )
+    rows = store.asked(place.moment, question)
+    return _by_environment(
+        (row["environment"], row["part"])
+        for row in rows
+        if -row["covariance"] > ERRORS * row["spread"] * math.sqrt(row["variance"] / row["n"])
+    )
+
+
+def _weights(config: Mapping[str, Any]) -> dict[str, float]:
+    """What each scorer's value counts in the reward, by its name."""
     rewards = config.get("rewards")
     scorers = [one for one in rewards if isinstance(one, Mapping)] if isinstance(rewards, list) else []
     weights = [(one.get("name"), one.get("weight")) for one in scorers] + [("env", config.get("environment_weight"))]
-    return {str(name) for name, weight in weights if isinstance(weight, int | float) and weight < 0}
+    return {str(name): weight for name, weight in weights if isinstance(weight, int | float)}
+
+
+def _speaks(name: str, success: str, weights: Mapping[str, float], faults: Set[str]) -> bool:
+    """Whether it speaks against a reward that rose that this part of it fell. What a scorer's value counts is known; what it reports
+    beside that may be a merit or a fault."""
+    weight = weights.get(name.partition(".")[0], 0)
+    if weight < 0:
+        return False
+    if name == success or (weight > 0 and "." not in name):
+        return True
+    return name.rpartition(".")[2] != UNREADABLE and name not in faults
 
 
 def _change(before: Means, after: Means, name: str | None) -> float | None:
@@ -154,8 +195,8 @@ def _change(before: Means, after: Means, name: str | None) -> float | None:
     return new - old if abs(new - old) > least else 0.0
 
 
-def _fallen(before: Means, after: Means, success: str, unwanted: set[str]) -> Iterator[str]:
-    names = [name for name in {**before.found, **after.found} if name is not None and name.partition(".")[0] not in unwanted]
+def _fallen(before: Means, after: Means, success: str, speaks: Callable[[str], bool]) -> Iterator[str]:
+    names = [name for name in {**before.found, **after.found} if name is not None and speaks(name)]
     for name in sorted(names, key=lambda name: (name != success, name)):
         change, then, now = _change(before, after, name), before.of(name), after.of(name)
         if then is not None and now is not None and change is not None and change < 0:

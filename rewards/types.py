@@ -104,6 +104,8 @@ def in_full(value: float) -> str:
 
 MAX_EXPLANATION = 2000
 """Characters of an explanation that are kept."""
+UNREADABLE = "unreadable"
+"""The part that is 1 when the answer is blank, or not the JSON that a grader reads: the policy's doing, worth the least there is."""
 
 
 class InvalidScore(ValueError):

@@ -7,16 +7,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...rpc.extras import require
-from ..types import Score
+from ..types import UNREADABLE, Score
 from .formula import Formula
 from .judge import Judge
 from .string_check import check_string
 from .templates import Sample, Template, UnreadableOutput
 from .text_similarity import PACKAGES, compare_texts
 from .types import AnyGrader, LabelModel, Multi, ScoreModel, StringCheck, TextSimilarity
-
-UNREADABLE = "unreadable"
-"""The part that is 1 when the answer is blank, or not the JSON that a grader reads: the policy's doing, worth the least there is."""
 
 
 async def grade(grader: AnyGrader, sample: Sample, item: Mapping[str, Any], judge: Judge | None) -> Score:

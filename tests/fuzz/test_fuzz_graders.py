@@ -15,9 +15,10 @@ from tests.fuzz.made_up import JSON, spoiled
 
 from burnish.rewards.graders.formula import Formula, FormulaError
 from burnish.rewards.graders.judge import read_label, read_number
-from burnish.rewards.graders.multi import UNREADABLE, asks_a_judge, grade
+from burnish.rewards.graders.multi import asks_a_judge, grade
 from burnish.rewards.graders.templates import MissingReference, Sample, Template, UnreadableOutput
 from burnish.rewards.graders.types import METRICS, load_grader, read_grader
+from burnish.rewards.types import UNREADABLE
 
 NAMES = ("a", "b")
 TOKENS = ["a", "b", "c", "1", "0", ".5", "2e3", "1e999", "+", "-", "*", "/", "^", "**", "(", ")", ",", " ", "min", "max", "abs", "floor"]

@@ -26,13 +26,13 @@ pytestmark = pytest.mark.unit
 PLACES = [RunMoment("nano", Moment("rft", step, "train", "sampled")) for step in (1, 9)]
 
 
-def played(task: int, *parts: dict[str, float], said: str = "ok", tokens: int = 2) -> list[Episode]:
-    """Attempts at a task whose reward is the sum of their parts."""
+def played(task: int, *parts: dict[str, float] | Reward, said: str = "ok", tokens: int = 2) -> list[Episode]:
+    """Attempts at a task whose reward is the sum of their parts, where it is not given."""
     count = tokens + 2
     mask = np.arange(count) >= 2
     logprobs, version = np.where(mask, -1, 0).astype(np.float32), np.where(mask, 7, -1).astype(np.int32)
     piece = Trajectory(np.arange(count, dtype=np.int32), mask, logprobs, version)
-    rewards = [Reward(sum(one.values()), one) for one in parts]
+    rewards = [one if isinstance(one, Reward) else Reward(sum(one.values()), one) for one in parts]
     return [replace(episode(task, i, reward, said), trajectories=(piece,)) for i, reward in enumerate(rewards)]
 
 
@@ -105,6 +105,31 @@ def test_a_part_that_an_attempt_lacks_counts_nothing_of_it_as_in_the_metrics(tmp
         ("train-2", ("answers went from 20 to 50 tokens, and success did not rise",)),
         ("train-3", ("fine fell from 0 to -0.2",)),
     ]
+
+
+def test_that_fewer_answers_are_unreadable_is_not_suspect(tmp_path: Path) -> None:
+    """A grader says so only of those that are, and in several graders for each."""
+    unread = {"right": 0.0, "unreadable": 1.0, "right.form.unreadable": 1.0}
+    before = [played(task, unread, unread) for task in range(2)]
+    after = [played(0, {"right": 2.5}, {"right": 2.5}), played(1, *[{"right": 0.0, "style": 2.5}] * 2)]
+    assert found_in(run_of(tmp_path, before, after)) == Suspects()
+
+
+def test_a_part_that_went_with_a_lower_reward_may_fall(tmp_path: Path) -> None:
+    """Faults that a scorer counts beside its value; what all had before, and what a scorer was to count for the reward, may not."""
+    bad = Reward(0.1, {"right": 0.0, "judge.kept": 1.0, "judge.over": 1.0, "gain": 1.0})
+    good = Reward(0.5, {"right": 0.0, "judge.kept": 1.0, "judge.style": 1.0})
+    before = [played(task, *[bad, good] * 6) for task in range(3)]
+    after = [
+        played(0, *[Reward(0.9, {"judge.kept": 1.0, "judge.style": 1.0, "gain": 1.0})] * 6),  # fewer faults
+        played(1, *[Reward(0.9, {"judge.kept": 1.0, "judge.over": 1.0, "gain": 1.0})] * 6),  # less of what went with a higher reward
+        played(2, *[Reward(0.9, {"judge.style": 1.0})] * 6),  # less of what all had, and of what has a weight
+    ]
+    run = run_of(tmp_path, before, after, rewards=[{"name": "gain", "weight": 0.5}, {"name": "judge", "weight": 1.0}])
+    assert {one.move.task: one.why for one in found_in(run).found} == {
+        "train-1": ("judge.style fell from 0.5 to 0",),
+        "train-2": ("gain fell from 0.5 to 0", "judge.kept fell from 1 to 0"),
+    }
 
 
 def test_success_is_not_known_of_a_task_of_another_environment_or_of_a_run_that_was_rewarded_otherwise(tmp_path: Path) -> None:
