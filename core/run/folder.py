@@ -129,9 +129,11 @@ class RunFolder:
     def report(self) -> Path:
         return self.path / "report.html"
 
-    def results(self, report: bool) -> list[Path]:
-        """The files that trackers keep of a run at its end, those that are there. report: whether that is one of them."""
-        return [file for file in (self.evaluations_file, *([self.report] if report else [])) if file.is_file()]
+    @property
+    def results(self) -> list[Path]:
+        """The files that trackers keep of a run at its end, those that are there. Both have some of what was said: the report episodes,
+        evaluations the labels of their answers."""
+        return [file for file in (self.evaluations_file, self.report) if file.is_file()]
 
     def log_metrics(self, phase: str, step: int, metrics: Mapping[str, float]) -> None:
         """Append one row to `metrics.jsonl`: `{"phase", "step", "time", **metrics}`, time in Unix seconds.

@@ -32,11 +32,11 @@ class MLflow:
     """A run in MLflow. uri: of its tracking store; by default the database `mlflow.db` in the folder of runs, for
     `mlflow ui --backend-store-uri sqlite:///runs/mlflow.db`. experiment: that the run belongs to. traces: episodes of each step, and of
     each evaluation, that are kept as traces, the attempts at its first tasks; what was said goes into the store with them. report: whether
-    `report.html`, which has some of what was said, is kept; left out, it is where there is no `uri`.
+    `report.html` and `evaluations.jsonl`, which have some of what was said, are kept; left out, they are where there is no `uri`.
 
     Metrics are called `PHASE/NAME`, those of an evaluation `PHASE/heldout/MODE/…`; characters that MLflow refuses in names are `_`. The
-    config is an artifact, at the end evaluations and report are, too, and alarms are tags. A run that resumes goes on in the same MLflow
-    run; what it takes again stands there twice.
+    config is an artifact, at the end evaluations and report are, too, and alarms, which may quote answers, are tags. A run that resumes
+    goes on in the same MLflow run; what it takes again stands there twice.
 
     Raises ValueError when MLflow is not installed or `traces` is no number of episodes, and what it raises when the store cannot be opened.
     """
@@ -92,7 +92,7 @@ class MLflow:
 
     def close(self) -> None:
         try:
-            for file in self._folder.results(self._report):
+            for file in self._folder.results if self._report else ():
                 self._client.log_artifact(self._run, str(file))
         finally:
             self._client.set_terminated(self._run)

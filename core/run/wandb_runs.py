@@ -20,12 +20,12 @@ LONGEST_TITLE, LONGEST_TEXT = 60, 1000
 class WandB:
     """A run of W&B. mode: "offline" writes `wandb/offline-run-…` in the folder of runs, for `wandb sync runs/wandb/offline-run-*`;
     "online" sends at once, to the account of `WANDB_API_KEY`. project, entity: where it belongs. report: whether
-    `report.html`, which has some of what was said, is a file of it; left out, it is offline.
+    `report.html` and `evaluations.jsonl`, which have some of what was said, are files of it; left out, they are offline.
 
-    Metrics are called `PHASE/NAME` over `PHASE/step`, those of an evaluation `PHASE/heldout/MODE/…`. The alarms of `alarms.jsonl` stand in
-    the run's summary, those of before a resume too, and are alerts online. A run that resumes has the id of the one before; offline it is a
-    second folder of the same run. Evaluations and report are files of it at the end. Neither code nor git, console or machine statistics
-    are recorded.
+    Metrics are called `PHASE/NAME` over `PHASE/step`, those of an evaluation `PHASE/heldout/MODE/…`. The alarms of `alarms.jsonl`, which
+    may quote answers, stand in the run's summary, those of before a resume too, and are alerts online. A run that resumes has the id of the
+    one before; offline it is a second folder of the same run. Evaluations and report are files of it at the end. Neither code nor git,
+    console or machine statistics are recorded.
 
     Raises ValueError when wandb is not installed, and what it raises when the run cannot begin.
     """
@@ -91,7 +91,7 @@ class WandB:
     def close(self) -> None:
         self._say_alarms()
         try:
-            for file in self._folder.results(self._report):
+            for file in self._folder.results if self._report else ():
                 self._run.save(str(file), base_path=str(file.parent), policy="now", glob=False)
         finally:
             self._run.finish()

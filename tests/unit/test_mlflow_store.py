@@ -73,7 +73,7 @@ def test_mlflow_holds_metrics_evaluations_alarms_and_the_config(mlflow: Any, tol
 
 
 def test_what_was_said_is_sent_to_no_store_elsewhere_unasked(mlflow: Any, told: TrackedRun) -> None:
-    """A store that is named may be anywhere, and the report has some of it."""
+    """A store that is named may be anywhere, and the report has some of it, and so have the labels of evaluations."""
     (told.folder / "report.html").write_text("<p>what was said")
     (told.folder / "evaluations.jsonl").write_text("{}\n")
     store = f"sqlite:///{told.folder.parent}/mlflow.db"
@@ -84,7 +84,7 @@ def test_what_was_said_is_sent_to_no_store_elsewhere_unasked(mlflow: Any, told: 
             pass
         client, run = kept_of(mlflow, told, name)
         kept = {one.path for one in client.list_artifacts(run.info.run_id)}
-        assert kept == {"config.json", "evaluations.jsonl", *(["report.html"] if asked else [])}
+        assert kept == {"config.json", *(["evaluations.jsonl", "report.html"] if asked else [])}
 
 
 def test_a_report_that_cannot_be_kept_ends_the_run_in_mlflow_all_the_same(mlflow: Any, told: TrackedRun) -> None:

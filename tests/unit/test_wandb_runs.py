@@ -119,11 +119,11 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
     return kept
 
 
-def test_only_what_is_kept_here_has_the_report_unasked(told: TrackedRun, stand_in: Any) -> None:
+def test_only_what_is_kept_here_has_report_and_evaluations_unasked(told: TrackedRun, stand_in: Any) -> None:
     for name in ("evaluations.jsonl", "report.html"):
         (told.folder / name).write_text("")
     online: dict[str, Any] = {"mode": "online"}
-    cases: list[tuple[dict[str, Any], int]] = [({}, 2), (online, 1), ({**online, "report": True}, 2), ({"report": False}, 1)]
+    cases: list[tuple[dict[str, Any], int]] = [({}, 2), (online, 0), ({**online, "report": True}, 2), ({"report": False}, 0)]
     for options, kept in cases:
         stand_in.saved.clear()
         WandB(told, **options).close()
