@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +14,7 @@ from rich.text import Text
 from .account import times_of
 from .alarms import alarms_of
 from .blends import recorded_phases
+from .effort import step_seconds
 from .runs import MetricRow, RecordedRun, final_ledger, series_of
 from .text import cut, number, percent, printable
 
@@ -131,10 +133,12 @@ def _under_way(run: RecordedRun, last: MetricRow, left: int) -> str:
 
 
 def _pace(run: RecordedRun, phase: str) -> float | None:
-    """Seconds of a step, from when the last ones were written, or else from what the only one says."""
+    """Seconds of a step: what the last ones say that they took, or else, from when they were written."""
     rows = [row for row in run.metrics if row.phase == phase][-PACE_OVER - 1 :]
+    seconds = step_seconds(run)
+    took = [seconds[phase, row.step] for row in rows[-PACE_OVER:] if (phase, row.step) in seconds]
     steps = rows[-1].step - rows[0].step if rows else 0
-    pace = (rows[-1].time - rows[0].time) / steps if steps > 0 else run.metrics[-1].values.get("step_seconds", 0.0)
+    pace = fmean(took) if took else (rows[-1].time - rows[0].time) / steps if steps > 0 else 0.0
     return pace if 0 < pace <= LONGEST_S else None
 
 

@@ -77,6 +77,14 @@ def test_one_screen_says_where_a_run_is(run: Path) -> None:
     assert said["alarms"] == "2 more before these"
 
 
+def test_the_time_left_is_that_of_steps_and_not_of_the_pause_before_a_resume(run: Path) -> None:
+    of_step = {"phase": "rft", "reward_mean": 0.5}
+    write(run / "metrics.jsonl", *({**of_step, "step": i, "time": 90_000.0 + 20 * i, "step_seconds": 15.0 + i} for i in (3, 4)))
+    assert dict(of(run))["time left"] == "about 11 min of rft, at 18.5 s a step"
+    write(run / "metrics.jsonl", *({**of_step, "step": i, "time": 90_000.0 + 20 * i, "step_seconds": 3.0} for i in range(5, 20)))
+    assert dict(of(run))["time left"] == "about 63 s of rft, at 3 s a step"
+
+
 def test_a_run_that_is_over_or_has_not_begun_says_less(run: Path) -> None:
     said = dict(of(run, live=False))
     assert said["run"] == "first, no process is seen to drive it" and not {"time left", "in flight"} & set(said)
