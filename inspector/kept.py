@@ -62,12 +62,21 @@ def kept_of(run: Path) -> Kept:
 
 def kept(run: Path, config: Mapping[str, Any], metrics: Iterable[MetricRow]) -> Kept:
     """What is kept of a run folder with this config and these metrics."""
-    given = config.get("episodes")
-    bounds = {key: value for key, value in given.items() if _is_number(value)} if isinstance(given, dict) else {}
+    bounds = _bounds(config)
     until = ", ".join(f"[episodes] {key} = {bounds[key]:g}" for key in ("keep", "max_mb") if key in bounds)
-    share = f"[episodes] share = {bounds['share']:g}" if bounds.get("share", 1) < 1 else ""
+    share = f"[episodes] share = {bounds['share']:g}" if has_share(config) else ""
     steps = {(row.phase, row.step): row.time for row in metrics if row.values.get("episodes", 0) > 0}
     return Kept(len(steps), _gone(run, steps, bool(until)), until, share)
+
+
+def has_share(config: Mapping[str, Any]) -> bool:
+    """Whether only a share of the groups of each training step is stored, by a run's config."""
+    return _bounds(config).get("share", 1) < 1
+
+
+def _bounds(config: Mapping[str, Any]) -> dict[str, float]:
+    given = config.get("episodes")
+    return {key: value for key, value in given.items() if _is_number(value)} if isinstance(given, dict) else {}
 
 
 def _gone(run: Path, steps: Mapping[AtStep, float], bounded: bool) -> frozenset[AtStep]:

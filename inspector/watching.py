@@ -15,6 +15,7 @@ from .account import times_of
 from .alarms import alarms_of
 from .blends import recorded_phases
 from .effort import step_seconds
+from .kept import has_share
 from .runs import MetricRow, RecordedRun, final_ledger, series_of
 from .text import cut, number, percent, printable
 
@@ -146,7 +147,8 @@ def _curves(seen: Watched, last: MetricRow) -> Iterator[tuple[str, str]]:
     """Sparklines, each with its last value."""
     series = series_of(seen.run.metrics, last.phase)
     counted = f" (n = {last.values['rewarded']:.0f})" if "rewarded" in last.values else ""
-    interval = next((f" ({number(low)} to {number(high)})" for step, _, low, high in reversed(seen.rewards) if step == last.step), "")
+    of = ", of those that are stored" if has_share(seen.run.config) else ""
+    interval = next((f" ({number(low)} to {number(high)}{of})" for step, _, low, high in reversed(seen.rewards) if step == last.step), "")
     for name, metric, more in (("reward", "reward_mean", interval), ("success", "success", counted), ("loss", "loss", "")):
         values = [value for _, value in series.get(metric, ())]
         if values and metric in last.values:

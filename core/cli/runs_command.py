@@ -225,9 +225,9 @@ def _looks(home: Path) -> Iterator[Watched]:
 
 
 def _written(home: Path) -> dict[str, tuple[int, int]]:
-    """How large the files of rows are, and when they were written."""
+    """How large the files of rows are, and when they were written; and when a file of episodes came or went, which follows its row."""
     found = dict[str, tuple[int, int]]()
-    for file in home.glob("*.jsonl"):
+    for file in (*home.glob("*.jsonl"), home / "episodes"):
         with suppress(FileNotFoundError):  # gone since it was listed
             state = file.stat()
             found[file.name] = (state.st_size, state.st_mtime_ns)

@@ -85,6 +85,13 @@ def test_the_time_left_is_that_of_steps_and_not_of_the_pause_before_a_resume(run
     assert dict(of(run))["time left"] == "about 63 s of rft, at 3 s a step"
 
 
+def test_where_a_share_is_stored_the_interval_is_said_to_be_of_that(run: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    for share, said in ((0.25, "▁█ 0.5 (0.4375 to 0.5625, of those that are stored)"), (1.0, "▁█ 0.5 (0.4375 to 0.5625)")):
+        (run / "config.json").write_text(json.dumps({**config, "episodes": {"share": share}}))
+        assert dict(of(run, [(2, 0.5, 0.4375, 0.5625)]))["reward"] == said
+
+
 def test_a_run_that_is_over_or_has_not_begun_says_less(run: Path) -> None:
     said = dict(of(run, live=False))
     assert said["run"] == "first, no process is seen to drive it" and not {"time left", "in flight"} & set(said)
@@ -180,3 +187,26 @@ def test_the_interval_is_that_of_the_stored_episodes(tmp_path: Path) -> None:
     write(folder / "metrics.jsonl", {"phase": "rft", "step": 4, "time": 1.0, "reward_mean": 0.125})
     ((_, _, low, high),) = Library(folder / "episodes").rewards("rft")
     assert f"({low:.4g} to {high:.4g})" in burnish("runs", "watch", folder).stdout
+
+
+def test_episodes_that_are_stored_after_the_row_of_their_step_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, shown = recipe(tiny_model(tmp_path / "tiny"), "burnish/Arithmetic-v0"), io.StringIO()
+    home = stored(made, played(made, seeded(8), ["7", "12", "19"], 3), tmp_path / "run", step=4)
+    write(home / "metrics.jsonl", {"phase": "rft", "step": 4, "time": 1.0, "reward_mean": 0.125})
+    (file,) = (home / "episodes").glob("*.parquet")
+    later = file.rename(tmp_path / file.name)
+    os.utime(home / "episodes", (0, 0))
+    monkeypatch.setattr("burnish.run.display.new_console", lambda: Console(file=shown, width=100, force_terminal=True))
+    driver, looks = ExitStack(), list[str]()
+    driver.enter_context(sole_driver(home, print))
+
+    def goes_on(seconds: float) -> None:
+        looks.append(shown.getvalue())
+        if later.exists():
+            later.rename(file)
+        else:
+            driver.close()
+
+    monkeypatch.setattr("burnish.cli.runs_command.time.sleep", goes_on)
+    assert burnish("runs", "watch", home).exit_code == 0
+    assert ["0.125 (" in look for look in looks] == [False, True]
