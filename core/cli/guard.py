@@ -33,10 +33,7 @@ def load_detectors(plugins: Sequence[Path] | None, policy: str | None) -> None:
 
 def policy_lines(policy: Policy) -> list[str]:
     """What a policy guards, a line for each category, after its id."""
-    rules = [(rule.category, rule.name) for rule in policy.rules]
-    rules += [(policy.pii.category, kind) for kind in policy.pii.kinds] if policy.pii is not None else []
-    rules += [(policy.languages.category, "script")] if policy.languages is not None else []
-    rules += [(policy.grounding.category, "grounding")] if policy.grounding is not None else []
+    finders = _finders(policy)
     rows = [
         (
             name,
@@ -44,11 +41,30 @@ def policy_lines(policy: Policy) -> list[str]:
             "always on" if category.always_on else "on" if category.enabled else "off",
             category.action,
             ", ".join(category.where),
-            ", ".join(rule for of, rule in rules if of == name),
+            ", ".join(finders[name]),
         )
         for name, category in policy.categories.items()
     ]
     return [policy.id, *table_lines(("category", "kind", "", "action", "of", "found by"), rows)]
+
+
+def policy_row(policy: Policy, broken: Sequence[str]) -> dict[str, Any]:
+    """The same for a program, with what the policy decides otherwise on than its own examples say."""
+    finders = _finders(policy)
+    facts = {"kind", "always_on", "enabled", "action", "where"}
+    categories = {
+        name: {**category.model_dump(mode="json", include=facts), "found_by": finders[name]} for name, category in policy.categories.items()
+    }
+    return {"policy": policy.id, "digest": policy.digest, "categories": categories, "broken": list(broken)}
+
+
+def _finders(policy: Policy) -> dict[str, list[str]]:
+    """Of each category, the names of what finds it."""
+    rules = [(rule.category, rule.name) for rule in policy.rules]
+    rules += [(policy.pii.category, kind) for kind in policy.pii.kinds] if policy.pii is not None else []
+    rules += [(policy.languages.category, "script")] if policy.languages is not None else []
+    rules += [(policy.grounding.category, "grounding")] if policy.grounding is not None else []
+    return {name: [rule for of, rule in rules if of == name] for name in policy.categories}
 
 
 def broken_promises(guard: Guard) -> Iterator[str]:

@@ -78,7 +78,7 @@ def _check_policy(file: str, as_json: bool) -> bool:
     policy = load_policy(file)
     broken = list(work.broken_promises(Guard(policy)))
     if as_json:
-        answer(printable_json({"policy": policy.id, "broken": broken}))
+        answer(printable_json(work.policy_row(policy, broken)))
         return not broken
     said = [*work.policy_lines(policy), *(broken or ["it decides on its own examples as they say"])]
     typer.echo("\n".join(printable(line) for line in said))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.unit.command_tree import commands
+from tests.unit.guard_policy import TOML
 from tests.unit.paper_model import write_paper_model
 from tests.unit.test_compare import make_run
 from tests.unit.test_core_cli_data import run_folder, talk, transcript, write
@@ -86,6 +87,18 @@ def test_models(models: Path, tmp_path: Path) -> None:
     assert again["same_as"] == ["tiny"]
     assert told("models", "new", "fresh", "--seed", "7", *where)["architecture"] == "LlamaForCausalLM"
     assert told("models", "delete", "both", *where)["digest"] and "both" not in {row["name"] for row in told("models", "list", *where)}
+
+
+def test_a_policy(tmp_path: Path) -> None:
+    file = tmp_path / "bank.toml"
+    file.write_text(TOML)
+    whole = told("guard", "check", file)
+    assert whole["policy"].endswith(f"@{whole['digest'][:12]}") and whole["broken"] == []
+    facts = {"kind": "safety", "always_on": True, "enabled": True, "action": "refuse", "where": ["input", "output"]}
+    assert whole["categories"]["weapons"] == {**facts, "found_by": ["explosives", "agents"]}
+    assert "email" in whole["categories"]["personal"]["found_by"]
+    file.write_text(f'{TOML}\n[[allowed]]\nname = "history"\nexamples = ["who made nerve gas first"]\n')
+    assert told("guard", "check", file, code=1)["broken"] == ["allowed.history: refuse by agents: 'who made nerve gas first'"]
 
 
 def test_data(tmp_path: Path) -> None:
