@@ -23,10 +23,10 @@ from burnish.trainer.models.finding import (
     find_model,
     list_models,
     models_and_unread,
-    verified_model,
 )
+from burnish.trainer.models.folder import check_model_folder
 from burnish.trainer.models.importing import import_model, new_model
-from burnish.trainer.models.manifest import STAGES, Manifest, own_manifest, read_manifest
+from burnish.trainer.models.manifest import STAGES, Manifest, own_manifest, read_manifest, verify_digests
 
 SHOWN_TENSORS = 10
 """Of two models, the tensors that differ most."""
@@ -128,24 +128,35 @@ def merge_named(model: str, other: str, name: str, method: str, weight: float, b
     return _made(merge_models(model, other, out, method=method_called(method), weight=weight, base=base, models_dir=models_dir), models_dir)
 
 
-def check_model(model: str, layout: str, models_dir: Path) -> Found:
-    """Say that a model is sound, or raise ValueError with what is wrong, a line each."""
+def check_model(model: str, layout: str, models_dir: Path) -> tuple[Found, list[str]]:
+    """What there is to say of a model that was held to a layout, and what is wrong with it, a line each.
+
+    Raises ValueError when there is no such model."""
     from burnish.trainer.models.bedrock import bedrock_problems
+
+    folder = find_model(model, models_dir, need_sound=False)
+    data: dict[str, Any] = {"folder": str(folder), "layout": layout}
+    if layout == "bedrock":
+        problems, said = list(bedrock_problems(folder)), f"{folder} has the layout of Bedrock's custom model import"
+        return Found([printable(said)], {**data, "problems": problems}), [f"{folder}: {problem}" for problem in problems]
+    try:
+        manifest = _sound(folder)
+    except ValueError as error:
+        return Found([], {**data, "digest": None, "problems": [str(error)]}), [str(error)]
+    digest = f"{DIGEST}{manifest.digest}, every file as recorded" if manifest is not None else "no manifest"
+    said = f"{folder} is sound: {digest}; tokenizer, chat template and a forward pass work"
+    return Found([printable(said)], {**data, "digest": manifest.digest if manifest is not None else None, "problems": []}), []
+
+
+def _sound(folder: Path) -> Manifest | None:
+    """The manifest of a model that holds to its digests and works, None where it has none. Raises ValueError where it does not."""
     from burnish.trainer.models.importing import no_progress_bars, verify_model
 
-    if layout == "bedrock":
-        folder = find_model(model, models_dir, need_sound=False)
-        problems = list(bedrock_problems(folder))
-        if problems:
-            raise ValueError("\n".join(f"{folder}: {problem}" for problem in problems))
-        return Found([printable(f"{folder} has the layout of Bedrock's custom model import")], {"folder": str(folder), "layout": layout})
-    folder = verified_model(model, models_dir)
+    check_model_folder(folder)
+    verify_digests(folder)
     with no_progress_bars():
         verify_model(folder)
-    manifest = own_manifest(folder)
-    digest = f"{DIGEST}{manifest.digest}, every file as recorded" if manifest is not None else "no manifest"
-    said = printable(f"{folder} is sound: {digest}; tokenizer, chat template and a forward pass work")
-    return Found([said], {"folder": str(folder), "layout": layout, "digest": manifest.digest if manifest is not None else None})
+    return own_manifest(folder)
 
 
 def delete_named(name: str, models_dir: Path) -> Found:

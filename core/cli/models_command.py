@@ -169,7 +169,11 @@ def check(
     needs_training("models check")
     from burnish.cli.models import check_model
 
-    check_model(model, layout, models_dir).print(as_json)
+    found, problems = check_model(model, layout, models_dir)
+    if as_json or not problems:
+        found.print(as_json)
+    if problems:
+        raise ValueError("\n".join(problems))
 
 
 def delete(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,20 @@ def test_models(models: Path, tmp_path: Path) -> None:
     assert again["same_as"] == ["tiny"]
     assert told("models", "new", "fresh", "--seed", "7", *where)["architecture"] == "LlamaForCausalLM"
     assert told("models", "delete", "both", *where)["digest"] and "both" not in {row["name"] for row in told("models", "list", *where)}
+
+
+def test_a_model_that_is_not_sound(models: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(models / "tiny", broken)
+    (broken / "tokenizer_config.json").write_text("{}")
+    for layout, word in (("burnish", "tokenizer_config.json"), ("bedrock", "")):
+        asked = ["models", "check", str(broken), "--layout", layout]
+        plain, done = CliRunner().invoke(app, asked), CliRunner().invoke(app, [*asked, "--json"])
+        found = json.loads(done.stdout)
+        assert (found["folder"], found["layout"]) == (str(broken.resolve()), layout) and word in found["problems"][0]
+        assert plain.exit_code == done.exit_code == 2 and plain.stdout == "" and plain.stderr == done.stderr
+        assert all(problem in done.stderr for problem in found["problems"])
+    assert told("models", "check", models / "tiny")["problems"] == []
 
 
 def test_a_policy(tmp_path: Path) -> None:
