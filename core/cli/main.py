@@ -285,7 +285,12 @@ def inspect(
         typer.Option("--behind-dashboard", help="Serve them to the dashboard of a Ray on this machine, behind its token."),
     ] = False,
     rollouts: Annotated[
-        int | None, typer.Option(min=1, help="Rollouts that get a page in a bundle, the latest first. Default: 1000.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1,
+            help="Rollouts that get a page in a bundle, the latest first; 20 times as many are listed. Default: 1000.",
+            show_default=False,
+        ),
     ] = None,
     deployment: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="A deployment file, as of `burnish deploy`: the console shows how it is.")

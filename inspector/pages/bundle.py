@@ -161,7 +161,8 @@ def drawing_page(page: str) -> str:
 def write_bundle(root: Path, target: Path, most: int, db: Database, said: Callable[[str], None] = lambda _: None) -> Bundled:
     """Write the bundle of a run, or of all runs in a folder, into a new folder, whole or not at all.
 
-    most: episodes that get a page, of all runs together, the latest steps first. said: told of each run as it begins.
+    most: episodes that get a page, of all runs together, the latest steps first; each run gets one at least. said: told of each run as it
+    begins.
 
     Raises ValueError when there is no run, the target exists, or a file cannot be read.
 
@@ -223,34 +224,52 @@ def _write(lines: Sequence[RunLine], home: Path, most: int, db: Database, said: 
 
 
 def _contents(lines: Sequence[RunLine], most: int, db: Database) -> tuple[Contents, Bundled]:
-    """What is in, the latest steps of each run first, shared equally between the runs."""
-    contents, rollouts = Contents(compared=1 < len(lines) <= MOST), 0
-    for line in lines:
-        library, pages, listed = library_of(line, db), 0, 0
-        tables: dict[Moment, list[dict[str, Any]]] = {}
-        there = _in_order(line)
-        for moment in reversed(there):
-            if listed >= LISTED * most // len(lines):
-                break
-            rows = _rows(library, moment)
-            tables[moment] = rows
-            listed += len(rows)
-            shown = rows[: most // len(lines) - pages]
-            pages += len(shown)
-            for number, row in enumerate(shown):
-                key = (line.name, *(row[name] for name in PLACE))
-                contents.episodes[key] = table_page(line.name, moment).replace("index.html", f"{number}.html")
-            several = [task for task, attempts in Counter(row["task"] for row in rows).items() if attempts > 1]
-            for number, task in enumerate(sorted({row["task"] for row in shown}.intersection(several))):
-                key = (line.name, moment.phase, moment.step, moment.split, moment.mode, task)
-                contents.groups[key] = table_page(line.name, moment).replace("index.html", f"group-{number}.html")
-        rollouts += library.count(Wanted())
-        contents.tables[line.name] = {moment: tables[moment] for moment in there if moment in tables}
-        stored = {str(RunMoment(line.name, one)) for one in there}
+    """What is in, the latest steps of each run first."""
+    contents = Contents(compared=1 < len(lines) <= MOST)
+    rollouts = [library_of(line, db).count(Wanted()) for line in lines]
+    for line, share in zip(lines, _shares(rollouts, most), strict=True):
+        _put_episodes(contents, line, share, db)
+        stored = {str(RunMoment(line.name, one)) for one in _in_order(line)}
         for mode, first, last in drift_of(read_run(line.path)):
             if {first, last} <= stored:
                 contents.drifts[first, last] = f"runs/{line.name}/drift-{mode}.html"
-    return contents, Bundled(len(lines), len(contents.episodes), rollouts)
+    return contents, Bundled(len(lines), len(contents.episodes), sum(rollouts))
+
+
+def _shares(rollouts: Sequence[int], most: int) -> list[int]:
+    """How many pages each run gets: equally many, but that what one has no episodes for is the others', and one at least.
+
+    Example: `_shares([0, 500, 10], 100) == [0, 90, 10]`.
+    """
+    shares, left = [0] * len(rollouts), max(most, len(rollouts))
+    ascending = sorted(range(len(rollouts)), key=rollouts.__getitem__)
+    for position, run in enumerate(ascending):
+        shares[run] = min(rollouts[run], left // (len(ascending) - position))
+        left -= shares[run]
+    return shares
+
+
+def _put_episodes(contents: Contents, line: RunLine, share: int, db: Database) -> None:
+    """Put the lists of a run's latest moments in, and so many pages of episodes with those of their groups."""
+    library, pages, listed = library_of(line, db), 0, 0
+    tables: dict[Moment, list[dict[str, Any]]] = {}
+    there = _in_order(line)
+    for moment in reversed(there):
+        if listed >= LISTED * max(share, 1):
+            break
+        rows = _rows(library, moment)
+        tables[moment] = rows
+        listed += len(rows)
+        shown = rows[: share - pages]
+        pages += len(shown)
+        for number, row in enumerate(shown):
+            key = (line.name, *(row[name] for name in PLACE))
+            contents.episodes[key] = table_page(line.name, moment).replace("index.html", f"{number}.html")
+        several = [task for task, attempts in Counter(row["task"] for row in rows).items() if attempts > 1]
+        for number, task in enumerate(sorted({row["task"] for row in shown}.intersection(several))):
+            key = (line.name, moment.phase, moment.step, moment.split, moment.mode, task)
+            contents.groups[key] = table_page(line.name, moment).replace("index.html", f"group-{number}.html")
+    contents.tables[line.name] = {moment: tables[moment] for moment in there if moment in tables}
 
 
 def _in_order(line: RunLine) -> list[Moment]:
@@ -330,4 +349,5 @@ def _note(lines: Sequence[RunLine], contents: Contents, rollouts: int) -> str:
         if whole
         else f" In it are the lists of {listed:,} of {steps:,} steps and evaluations, and {pages:,} of {rollouts:,} rollouts: the latest."
     )
-    return f"A copy made on {made}, which nothing updates.{left}"
+    uncompared = f" The runs are not compared: that is for {MOST} at most." if len(lines) > MOST else ""
+    return f"A copy made on {made}, which nothing updates.{left}{uncompared}"

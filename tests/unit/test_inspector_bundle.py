@@ -17,6 +17,7 @@ from tests.unit.test_rollout_episodes import episode, stored
 
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Reward
+from burnish.inspector.comparing import MOST
 from burnish.inspector.database import Database
 from burnish.inspector.drift import Drift, Move, RunMoment, drift_between
 from burnish.inspector.library import Library
@@ -138,6 +139,30 @@ def test_several_runs_are_bundled_side_by_side(root: Path, run: Path, tmp_path: 
     made = files(tmp_path / "bundle")
     assert "2 runs side by side" in made["compare.html"] and "compare.html" in made["index.html"]
     assert "runs/nano & <b> 100%25/steps.html" in made
+
+
+def test_a_page_that_one_run_has_no_use_for_is_anothers(root: Path, run: Path, tmp_path: Path, db: Database) -> None:
+    shutil.copytree(run, root / "empty", ignore=shutil.ignore_patterns("episodes"))
+    assert write_bundle(root, tmp_path / "bundle", 12, db) == Bundled(2, 12, 15)
+
+
+def test_seven_runs_have_a_page_each_at_least_and_every_page_says_that_they_are_not_compared(
+    root: Path, run: Path, tmp_path: Path, db: Database
+) -> None:
+    for number in range(MOST):
+        shutil.copytree(run, root / f"run-{number}")
+    assert write_bundle(root, tmp_path / "bundle", 5, db) == Bundled(7, 7, 7 * 15)
+    made = files(tmp_path / "bundle")
+    assert len({name.split("/")[1] for name in made if re.search(r"/\d+\.html$", name)}) == 7
+    assert "compare.html" not in made and all("The runs are not compared: that is for 6 at most." in page for page in made.values())
+
+
+@pytest.mark.parametrize(
+    ("rollouts", "most", "shares"),
+    [([0, 500, 10], 100, [0, 90, 10]), ([3, 3], 100, [3, 3]), ([9, 9, 9], 8, [2, 3, 3]), ([0, 0], 1, [0, 0]), ([9, 0, 9], 1, [1, 0, 2])],
+)
+def test_the_pages_are_shared_by_the_runs(rollouts: list[int], most: int, shares: list[int]) -> None:
+    assert bundle._shares(rollouts, most) == shares
 
 
 def test_a_bundle_is_written_whole_into_a_new_folder_or_not_at_all(run: Path, tmp_path: Path, db: Database) -> None:
