@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from ..trainer.models.checkpoints import JOURNAL, CheckpointRecord, list_checkpoints
+from ..trainer.models.checkpoints import JOURNAL, CheckpointRecord, recorded_checkpoints
 from ..trainer.models.manifest import Manifest, own_manifest
 from .runs import check_run
 
@@ -21,7 +21,7 @@ class ModelLine:
     """A checkpoint of a run, its manifest read and its files not.
 
     lineage: names of what it was made from, the latest first. refused: why it was not promoted, "" where it was not refused. problem: why
-    the manifest, or the run's list of checkpoints, cannot be read; then the rest is empty.
+    the manifest, the folder, or the run's list of checkpoints, cannot be read; then the rest is empty.
     """
 
     run: str
@@ -56,13 +56,15 @@ def models_of(run: str, path: Path) -> list[ModelLine]:
     """The checkpoints of a run folder, the latest first; one line that says why where they cannot be read."""
     try:
         check_run(path)
-        records = list_checkpoints(path) if (path / JOURNAL).is_file() else []
+        records = recorded_checkpoints(path) if (path / JOURNAL).is_file() else []
     except (OSError, ValueError) as error:
         return [ModelLine(run, "", problem=str(error))]
     return [_line(run, path, record) for record in reversed(records)]
 
 
 def _line(run: str, path: Path, record: CheckpointRecord) -> ModelLine:
+    if not record.is_there(path):
+        return ModelLine(run, record.name, problem="its folder is gone")
     try:
         manifest = own_manifest(record.model(path))
     except (OSError, ValueError) as error:

@@ -76,7 +76,7 @@ def branch(
         places = "; ".join(one.where for one in found[:4])
         raise ValueError(f"{rollout} is there {len(found)} times ({places}); say which by --phase, --step, --split and --mode")
     run = resolve(load_recipe(recipe or run_folder, set_ or (), plugin or (), trust, run_folder))
-    speaks = verified_model(model or run_folder)
+    speaks = verified_model(model or _latest_there(run_folder))
     with tempfile.TemporaryDirectory(prefix="burnish-branch-") as logs, services_of(run.services, Path(logs)) as addresses:
         world = worlds_of(run).get(found[0].task.environment)
         check_played([world] if world else [], addresses, run.limits.check_s)
@@ -85,6 +85,17 @@ def branch(
         print_json(_row(found[0], played, speaks))
     else:
         typer.echo("\n".join(printable(line) for line in _lines(found[0], played, speaks)))
+
+
+def _latest_there(run: Path) -> Path:
+    """Who speaks for a run: it as a whole, and where folders of it are gone, the latest promoted checkpoint that is there."""
+    from burnish.inspector.text import printable
+    from burnish.trainer.models.checkpoints import promoted_there
+
+    record, gone = promoted_there(run)
+    if gone and record:
+        typer.echo(printable(f"the folder of {', '.join(gone)} is gone: {record.name} speaks"), err=True)
+    return record.folder(run) if gone and record else run
 
 
 def _row(episode: StoredEpisode, played: Branches, model: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...trainer.models.checkpoints import CheckpointRecord, list_checkpoints
+from ...trainer.models.checkpoints import CheckpointRecord, recorded_checkpoints
 from ..alarms import LETTERS
 from ..text import cut
 from .runs import RunLine
@@ -21,14 +21,15 @@ SAMPLES = 8
 @dataclass(frozen=True, slots=True)
 class Branching:
     """A command and what it was made of. turn: the first that is said anew, of `turns`, from 1. speaks: the name of the checkpoint that
-    does, "" for the run's latest that was not refused promotion. checkpoints: those to choose from, the latest first. problem: why they
-    cannot be read, "" where they can."""
+    does, "" for the run's latest that was not refused promotion. checkpoints: those that were saved, the latest first. gone: the names of
+    those that cannot be chosen, as their folder is not there. problem: why they cannot be read, "" where they can."""
 
     command: str
     turn: int
     turns: int
     speaks: str
     checkpoints: Sequence[CheckpointRecord]
+    gone: Sequence[str]
     problem: str
 
 
@@ -42,7 +43,7 @@ def branching_of(
 ) -> Branching | None:
     """For a whole episode, from its last turn unless told; None where the policy said nothing.
 
-    Raises ValueError when there is no such turn, or no checkpoint of that name.
+    Raises ValueError when there is no such turn, or no checkpoint of that name, or its folder is gone.
     """
     turns = len(found["turns"] or ())
     if not turns:
@@ -53,13 +54,16 @@ def branching_of(
     chosen = next((one for one in checkpoints if one.name == speaks), None)
     if speaks and chosen is None:
         raise ValueError(f"checkpoint: the run has none that is called {speaks[:80]!r}{f': {problem}' if problem else ''}")
-    return Branching(_command(line, found, turn, chosen), turn, turns, speaks, checkpoints, problem)
+    gone = [one.name for one in checkpoints if not one.is_there(line.path)]
+    if speaks in gone:
+        raise ValueError(f"checkpoint: the folder of {speaks} is gone; choose another")
+    return Branching(_command(line, found, turn, chosen), turn, turns, speaks, checkpoints, gone, problem)
 
 
 def checkpoints_of(line: RunLine) -> tuple[list[CheckpointRecord], str]:
     """The checkpoints of a run, the latest first, and why they cannot be read, "" where they can."""
     try:
-        return list_checkpoints(line.path)[::-1], ""
+        return recorded_checkpoints(line.path)[::-1], ""
     except (OSError, ValueError) as error:
         return [], cut(str(error), LETTERS)
 

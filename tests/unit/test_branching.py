@@ -126,11 +126,18 @@ def test_the_latest_checkpoint_that_is_promoted_speaks_and_is_named(
     monkeypatch.setattr("burnish.rollout.engine.make_engine", speaking("verdict: scrap; reason: undersize"))
     monkeypatch.setattr("burnish.cli.branch.needs_engine", lambda command: None)
     folder = stored(run, played(run, seeded(1), INSPECTS[:10]), tmp_path / "refused")
-    for phase, step in (("sft", 5), ("rft", 2)):
+    for phase, step in (("sft", 5), ("sft", 6), ("rft", 2)):
         record = CheckpointRecord(phase=phase, step=step, final=True, created_at=datetime(2026, 1, 1, tzinfo=UTC))
         shutil.copytree(model, record.model(folder))
         with (folder / JOURNAL).open("a") as journal:
             journal.write(record.model_dump_json() + "\n")
     refuse_promotion(folder, list_checkpoints(folder)[-1], "arithmetic fell by 9 points")
     result = CliRunner().invoke(app, ["branch", str(folder), "train-0/0", "-n", "1", "--json"])
-    assert json.loads(result.stdout)["model"] == str((folder / "checkpoints" / "sft-5" / "model").resolve()), result.output
+    assert json.loads(result.stdout)["model"] == str((folder / "checkpoints" / "sft-6" / "model").resolve()), result.output
+    shutil.rmtree(folder / "checkpoints" / "sft-6")
+    result = CliRunner().invoke(app, ["branch", str(folder), "train-0/0", "-n", "1", "--json"])
+    assert result.stderr == "the folder of sft-6 is gone: sft-5 speaks\n"
+    assert json.loads(result.stdout)["model"] == str((folder / "checkpoints" / "sft-5" / "model").resolve())
+    shutil.rmtree(folder / "checkpoints" / "sft-5")
+    result = CliRunner().invoke(app, ["branch", str(folder), "train-0/0", "-n", "1"])
+    assert result.exit_code == 2 and "records checkpoint sft-5, but its folder is gone" in result.stderr

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -98,6 +99,17 @@ def test_the_command_is_one_that_the_command_line_takes(talk: Path, client: Test
     assert program == "burnish" and "nobody speaks" in CliRunner().invoke(app, arguments).output
     assert (taken["run"], taken["which"].episode, taken["which"].step) == (talk, "train-7/0", 4)
     assert taken["model"] == str(talk / "checkpoints" / "rft-2")
+
+
+def test_a_checkpoint_whose_folder_is_gone_takes_no_other_from_the_choice(talk: Path, client: TestClient) -> None:
+    checkpoints(talk, "rft-2", "rft-3", "rft-4")
+    shutil.rmtree(talk / "checkpoints" / "rft-3")
+    page = client.get(AT).text
+    options = re.findall(r'<option value="rft-."( disabled)?>([^<]*)<', page)
+    assert options == [("", "rft-4 (refused)"), (" disabled", "rft-3 (gone)"), ("", "rft-2")]
+    assert "cannot be read" not in page and f"--model={talk}/checkpoints/rft-2" in command(client.get(f"{AT}&checkpoint=rft-2").text)
+    refused = client.get(f"{AT}&checkpoint=rft-3")
+    assert refused.status_code == 400 and "the folder of rft-3 is gone" in refused.text
 
 
 @pytest.mark.parametrize("asked", ["turn=0", "turn=4", "turn=x", "checkpoint=rft-3", "checkpoint=../../etc"])

@@ -55,6 +55,12 @@ def test_a_run_lists_its_checkpoints_the_latest_first(run: Path) -> None:
     assert rft.refused.startswith("arithmetic fell") and rft.when == "2026-01-01 00:00 UTC"
 
 
+def test_a_checkpoint_whose_folder_is_gone_is_named_beside_the_others(run: Path) -> None:
+    shutil.rmtree(run / "checkpoints" / "rft-2")
+    rft, sft = models_of("models-1", run)
+    assert (rft.name, rft.problem) == ("rft-2", "its folder is gone") and sft.stage and not sft.problem
+
+
 def test_a_lineage_names_each_model_once_even_where_it_claims_to_descend_from_itself() -> None:
     a, b, c = ("a" * 64, "b" * 64, "c" * 64)
     ancestors = (Ancestor(digest=a, name="nano", stage="none", parents=(b,)), Ancestor(digest=b, name="sft-5", stage="sft", parents=(a, c)))

@@ -182,9 +182,13 @@ def test_a_path_that_leads_nowhere_is_a_missing_path_and_no_hub_id(tiny: Path, t
     assert is_source("owner/name"), "there is no folder owner here"
 
 
-def test_models_are_compared_by_the_success_that_their_run_measured_and_its_n(run: Path) -> None:
+def test_models_are_compared_by_the_success_that_their_run_measured_and_its_n(run: Path, tiny: Path) -> None:
     result = EvaluationResult("sampled", "env", 2, 2, 0.5, 0.0, 1.0, 0.5, 1.0, 1.0, {"a": 1.0, "b": 0.0})
     with JsonLines(run / "evaluations.jsonl") as lines:
         lines.append(EvaluationRecord(phase="rft", step=2, result=result).to_row())
+    save_checkpoint(
+        run, "rft", 3, write_model=lambda folder: shutil.copytree(tiny, folder), write_trainer_state=lambda folder: folder.mkdir()
+    )
+    shutil.rmtree(run / "checkpoints" / "rft-3")
     found = compare_models(*(run / "checkpoints" / name for name in ("rft-1", "rft-2")))
-    assert ("success, sampled", "–", "50.0% (n = 2)") in list(found.facts)
+    assert ("success, sampled", "–", "50.0% (n = 2)") in list(found.facts), "also where the folder of another is gone"

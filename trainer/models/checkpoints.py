@@ -63,6 +63,10 @@ class CheckpointRecord(BaseModel):
     def trainer_state(self, run: Path) -> Path:
         return self.folder(run) / "trainer"
 
+    def is_there(self, run: Path) -> bool:
+        """Whether its folder is, which somebody may have removed by hand."""
+        return self.folder(run).is_dir()
+
 
 class CheckpointFacts(TypedDict, total=False):
     """What a checkpoint's record says beside its name (see `CheckpointRecord`)."""
@@ -131,6 +135,18 @@ def list_checkpoints(run: Path) -> list[CheckpointRecord]:
 
     Raises ValueError when a line other than a torn last one is not valid, or when a recorded folder is missing.
     """
+    records = recorded_checkpoints(run)
+    for record in records:
+        if not record.is_there(run):
+            raise ValueError(f"run {run} records checkpoint {record.name}, but its folder is gone; put it back or start another run")
+    return records
+
+
+def recorded_checkpoints(run: Path) -> list[CheckpointRecord]:
+    """The same for who only looks, with those whose folder is gone.
+
+    Raises ValueError when a line other than a torn last one is not valid.
+    """
     own_file(run, JOURNAL)
     check_own(run, run / FOLDER)
     kept: dict[str, CheckpointRecord] = {}
@@ -148,8 +164,6 @@ def list_checkpoints(run: Path) -> list[CheckpointRecord]:
             kept[record.name] = record
     for record in kept.values():
         check_own(run, record.model(run))
-        if not record.folder(run).is_dir():
-            raise ValueError(f"run {run} records checkpoint {record.name}, but its folder is gone; put it back or start another run")
     return list(kept.values())
 
 
@@ -161,10 +175,20 @@ def latest(run: Path, phase: str | None = None) -> CheckpointRecord | None:
 
 def promoted(run: Path) -> CheckpointRecord | None:
     """The checkpoint saved last of a phase whose end was not refused promotion; None when there is none."""
-    records = list_checkpoints(run)
-    refused = {record.phase: record.not_promoted for record in records if record.final}
-    found = [record for record in records if not refused.get(record.phase)]
+    found = _not_refused(list_checkpoints(run))
     return found[-1] if found else None
+
+
+def promoted_there(run: Path) -> tuple[CheckpointRecord | None, list[str]]:
+    """The same among those whose folder is there, for who needs no more than one that can speak; and the names of those that are gone."""
+    records = recorded_checkpoints(run)
+    found = [record for record in _not_refused(records) if record.is_there(run)]
+    return found[-1] if found else None, [record.name for record in records if not record.is_there(run)]
+
+
+def _not_refused(records: list[CheckpointRecord]) -> list[CheckpointRecord]:
+    refused = {record.phase: record.not_promoted for record in records if record.final}
+    return [record for record in records if not refused.get(record.phase)]
 
 
 def refuse_promotion(run: Path, record: CheckpointRecord, why: str) -> None:

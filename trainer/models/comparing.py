@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...rollout.store.own_files import own_file
 from ...rollout.store.records import EvaluationResult, Mode, read_evaluations
-from .checkpoints import FOLDER, list_checkpoints
+from .checkpoints import FOLDER, recorded_checkpoints
 from .finding import MODELS, verified_model
 from .folder import manifest_of
 from .manifest import Manifest
@@ -86,7 +86,7 @@ def measured(model: Path) -> dict[Mode, EvaluationResult]:
     run = model.parents[2] if len(model.parents) > 2 and model.parents[1].name == FOLDER else None
     if run is None or own_file(run, "evaluations.jsonl") is None:
         return {}
-    own = [record for record in list_checkpoints(run) if record.name == model.parent.name]
+    own = [record for record in recorded_checkpoints(run) if record.name == model.parent.name]
     return {
         record.result.mode: record.result
         for record in read_evaluations(run / "evaluations.jsonl")
