@@ -75,8 +75,8 @@ def list_runs(runs: RunsArgument = Path("runs"), as_json: JsonOption = False) ->
         ]  # fmt: skip
         if cells or not unread:
             _print(table_lines(("run", "at", "success", "", "written"), cells) if cells else [_no_runs(runs)])
-        for name, _, problem in unread:
-            _print_error(f"{name} cannot be read: {problem}")
+    for name, _, problem in unread:
+        _print_error(f"{name} cannot be read: {problem}")
     if len(unread) > closed:
         raise typer.Exit(UNREAD)
 
@@ -90,6 +90,10 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
 
     found = read_run(run)
     records = phase_rows(found)
+    for problem in found.unread:
+        _print_error(f"a line cannot be read: {problem}")
+    if found.unread_others:
+        _print_error(f"{found.unread_others} more lines cannot be read")
     if as_json:
         alarms = {"alarms": [alarm.to_row() for alarm in found.alarms], "unread": found.unread, "unread_others": found.unread_others}
         print_json({**summary(found), "evaluations": [*map(_measured, records)], **alarms})
@@ -102,10 +106,6 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
     ]
     _print(table_lines(("phase", "mode", "success", "95 % interval", "tasks"), cells) if cells else ["no evaluation yet"])
     _print([line for line in (headline(found),) if line])
-    for problem in found.unread:
-        _print_error(f"a line cannot be read: {problem}")
-    if found.unread_others:
-        _print_error(f"{found.unread_others} more lines cannot be read")
 
 
 def diff(runs: SeveralArgument, as_json: JsonOption = False) -> None:

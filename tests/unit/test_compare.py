@@ -235,7 +235,9 @@ def test_of_alarms_that_cannot_be_read_the_run_that_is_shown_says_where_they_sta
     (runs[0] / "roll_backs.jsonl").write_text("x\n" * 1_000)
     shown = burnish("runs", "show", runs[0])
     assert shown.stderr.count("a line cannot be read: ") == 6 and "9996 more lines cannot be read" in shown.stderr
-    whole = json.loads(burnish("runs", "show", runs[0], "--json").stdout)
+    told = burnish("runs", "show", runs[0], "--json")
+    assert told.stderr == shown.stderr
+    whole = json.loads(told.stdout)
     assert len(whole["unread"]) == 6 and max(map(len, whole["unread"])) < 700 and whole["unread_others"] == 9_996
 
 
@@ -292,7 +294,9 @@ def test_a_folder_that_cannot_be_read_hides_no_run(runs: list[Path]) -> None:
     found = burnish("runs", "list", runs[0].parent)
     assert found.exit_code == 1 and "first" in found.stdout and "bad" not in found.stdout
     assert found.stderr == f"bad cannot be read: {bad}/metrics.jsonl:1: metric 'loss' is larger than a float can be\n"
-    rows = {row["run"]: row for row in json.loads(burnish("runs", "list", runs[0].parent, "--json").stdout)}
+    told = burnish("runs", "list", runs[0].parent, "--json")
+    rows = {row["run"]: row for row in json.loads(told.stdout)}
+    assert (told.exit_code, told.stderr) == (1, found.stderr)
     assert rows["first"]["step"] == 2 and "metrics.jsonl:1" in rows["bad"]["error"]
 
 
