@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tests.unit.stored_run import played, recipe, seeded, stored, tiny_model
 
@@ -16,12 +18,19 @@ pytestmark = pytest.mark.unit
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "episodes.md").read_text()
 
 
+ROWS = re.findall(r"^\| `(\w+)` \| `(.+?)` \| (yes)? ?\| (.+) \|$", TEXT, re.MULTILINE)
+
+
+def types(schema: pa.Schema) -> list[tuple[str, str]]:
+    """Columns and their types as the table says them: without the names that elements and entries have in memory or in a file."""
+    return [(field.name, re.sub(r"\b(item|element): | \('\w+'\)", "", str(field.type))) for field in schema]
+
+
 def test_the_table_is_the_schema() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \| (yes)? ?\| (.+) \|$", TEXT, re.MULTILINE)
-    assert [(name, kind) for name, kind, _, _ in rows] == [(field.name, str(field.type)) for field in SCHEMA]
-    assert {name for name, _, null, _ in rows if null} == MAY_BE_NULL
-    assert all(meaning for _, _, _, meaning in rows)
-    assert {name: meaning for name, _, _, meaning in rows}["schema"].endswith(f" {SCHEMA_VERSION}")
+    assert [(name, kind) for name, kind, _, _ in ROWS] == types(SCHEMA)
+    assert {name for name, _, null, _ in ROWS if null} == MAY_BE_NULL
+    assert all(meaning for _, _, _, meaning in ROWS)
+    assert {name: meaning for name, _, _, meaning in ROWS}["schema"].endswith(f" {SCHEMA_VERSION}")
     added = TEXT.partition("Version 2 added")[2].partition(" Files of")[0]
     assert set(MAY_LACK) == set(re.findall(r"`(\w+)`", added.partition("version 3")[2]))
 
@@ -29,6 +38,8 @@ def test_the_table_is_the_schema() -> None:
 def test_the_block_reads_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = recipe(tiny_model(tmp_path / "tiny"), "burnish/Arithmetic-v0")
     folder = stored(run, played(run, seeded(2), ["7", "12"], 2), tmp_path / "run")
+    (file,) = (folder / "episodes").glob("*.parquet")
+    assert types(pq.read_schema(file)) == [(name, kind) for name, kind, _, _ in ROWS]
     (block,) = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
     exec(block.replace("runs/inspection-20260101-120000", str(folder)), {})
     first, of_trajectory = capsys.readouterr().out.splitlines()
