@@ -198,6 +198,10 @@ def test_a_digest_finds_and_pins_a_model(copy: Path, tmp_path: Path) -> None:
         find_model("sha256:00000000", models)
     with pytest.raises(ValueError, match="8 to 64 characters"):
         find_model("sha256:ab", models)
+    (copy / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"has no tokenizer\.json"):
+        find_model(f"sha256:{digest}", models)
+    assert find_model(f"sha256:{digest}", models, need_sound=False) == copy.resolve(), "whoever checks it is to say what is wrong"
 
 
 def test_a_manifest_that_cannot_be_read_hides_no_other_model(copy: Path) -> None:

@@ -43,7 +43,10 @@ def find_model(
         folder = find_model(name, models_dir, may_import=may_import, need_weights=need_weights, need_sound=need_sound)
         return _held_to(folder, _checked_digest(digest))
     if str(model).startswith(DIGEST):
-        return _by_digest(_checked_digest(str(model).removeprefix(DIGEST)), models_dir)
+        folder = _by_digest(_checked_digest(str(model).removeprefix(DIGEST)), models_dir)
+        if need_sound:
+            check_model_folder(folder, need_weights=need_weights)
+        return folder
     given = Path(os.path.expanduser(model))
     for folder in (given, models_dir / model):
         if os.path.isdir(folder):
@@ -87,8 +90,7 @@ def _by_digest(digest: str, models_dir: Path) -> Path:
     if not found:
         among = f" that can be read ({', '.join(folder.name for folder, _ in unread)} cannot)" if unread else ""
         raise ValueError(f"no model in {models_dir}/{among} has a digest that begins with {digest}; `burnish models list` shows them")
-    check_model_folder(found[0])  # several with one beginning: the same model under several names, or too short a digest
-    if len({read_manifest(folder).digest for folder in found}) > 1:
+    if len({read_manifest(folder).digest for folder in found}) > 1:  # of one model there may be several names
         raise ValueError(f"{DIGEST}{digest} is the beginning of several models: {', '.join(f.name for f in found)}; give more of it")
     return found[0].resolve()
 
