@@ -77,6 +77,9 @@ class ScriptedReplica:
         yield [{"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}]
         yield [{"type": "http.response.body", "body": said, "more_body": False}]
 
+    async def check_health(self) -> None:
+        pass
+
 
 class Service:
     def __init__(self, folder: Path) -> None:

@@ -38,6 +38,9 @@ class ScriptedReplica:
         yield [{"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}]
         yield [{"type": "http.response.body", "body": json.dumps(said).encode(), "more_body": False}]
 
+    async def check_health(self) -> None:
+        pass
+
 
 def until(true: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + WAIT_S
