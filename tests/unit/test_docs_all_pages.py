@@ -52,6 +52,7 @@ RUN_BY = {
     "guards.md": ["test_trainer_guards.py"],
     "gpus.md": ["test_core_platforms.py"],
     "learners.md": ["test_core_platforms.py"],
+    "manufacturing-quality.md": ["test_manufacturing_quality.py"],
     "models.md": ["test_docs_models_and_phases.py"],
     "other-languages.md": ["test_docs_pages.py"],
     "phases.md": ["test_docs_models_and_phases.py"],

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from burnish.envs.builtin.inspection.corpus import documents, factory_texts, vocabulary
-from burnish.envs.builtin.inspection.parts import FEATURE_NAMES, Feature
+from burnish.envs.builtin.inspection.corpus import documents, factory_texts, logs, vocabulary
+from burnish.envs.builtin.inspection.parts import FEATURE_NAMES, Feature, make_part
 from burnish.envs.builtin.inspection.wording import standard
 from burnish.recipe.load import load_config
 from burnish.recipe.plan import make_plan
@@ -19,7 +19,8 @@ from burnish.trainer.models.importing import ModelSize, new_model
 
 pytestmark = pytest.mark.unit
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = ROOT / "recipes"
 BLENDED, OWN_ONLY = RECIPES / "manufacturing-quality.toml", RECIPES / "manufacturing-quality-own-only.toml"
 
 
@@ -57,3 +58,16 @@ def test_factory_texts_are_standards_and_shop_floor_text() -> None:
     standards = [text for text in texts if text.startswith("Standard ")]
     assert 70 <= len(standards) <= 130 and list(factory_texts(3, 400)) == texts
     assert set(texts) - set(standards) <= set(documents(3, 400))
+
+
+def test_the_page_shows_a_log_with_the_verdict_that_is_right_and_the_recipes_figures() -> None:
+    page = (ROOT / "docs" / "manufacturing-quality.md").read_text()
+    config = load_config(BLENDED)
+    assert config.sft is not None and config.cpt is not None and config.sft.blend_ratio == config.cpt.blend_ratio == 0.75
+    (log,) = logs(10, 1, error=0.25, repeat=0.2, notes=True)
+    wrong, part = log[-1].text.splitlines()[-1], make_part(10, 0)
+    said = [line for message in log[1:] for line in message.text.splitlines()]
+    assert f"`{wrong}`" in page and all(line in page for line in said[:-1])
+    assert f"verdict: {part.verdict}; reason: {part.reasons[0]}" in page and part.verdict not in wrong
+    assert f"`error = {config.sft.args['error']}`" in page and f"`repeat = {config.sft.args['repeat']}`" in page
+    assert f"{config.evaluation.tasks} held-out parts" in page and [entry.weight for entry in config.rewards] == [1.0, 0.2]
