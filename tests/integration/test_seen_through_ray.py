@@ -99,7 +99,11 @@ def test_actors_have_names_that_say_what_they_are(run: Path) -> None:
 
     def named() -> list[str]:
         known = {actor._actor_id.hex() for actor in kept}
-        return sorted(actor.repr_name or "" for actor in list_actors(detail=True, timeout=60) if actor.actor_id in known)
+        return sorted(
+            actor.repr_name or ""
+            for actor in list_actors(ray.get_runtime_context().gcs_address, detail=True, timeout=60)
+            if actor.actor_id in known
+        )
 
     until(lambda: len([name for name in named() if name]) == len(wanted), "name of each")
     assert named() == wanted
