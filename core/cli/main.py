@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -59,6 +59,9 @@ PlatformOption = Annotated[
 def _group(text: str) -> typer.Typer:
     return typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
 
+
+if TYPE_CHECKING:
+    from burnish.inspector.database import DatabaseLimits
 
 app = typer.Typer(
     cls=Commands,
@@ -305,7 +308,7 @@ def inspect(
     """Look at rollouts in a browser, of runs that have ended or go on."""
     needs_training("inspect")
     from burnish.envs.registry import load_plugin
-    from burnish.inspector.database import Database, DatabaseLimits
+    from burnish.inspector.database import DatabaseLimits
 
     for file in plugin or ():
         load_plugin(file)
@@ -318,15 +321,7 @@ def inspect(
         if port is not None or behind_dashboard:
             option = "--port" if port is not None else "--behind-dashboard"
             raise ValueError(f"{option} has no effect on a bundle, which is files that nothing serves; remove it")
-        from burnish.inspector.pages.bundle import write_bundle
-        from burnish.inspector.text import printable
-
-        database = Database(DatabaseLimits(memory_mb, threads, spill))
-        made = write_bundle(runs, bundle, rollouts or 1000, database, lambda run: typer.echo(printable(run), err=as_json))
-        if as_json:
-            print_json({"file": str(bundle / "index.html"), "runs": made.runs, "pages": made.pages, "rollouts": made.rollouts})
-            return
-        typer.echo(f"{bundle / 'index.html'}: {made.runs} run(s), {made.pages:,} of {made.rollouts:,} rollouts")
+        _write_bundle(runs, bundle, rollouts or 1000, DatabaseLimits(memory_mb, threads, spill), as_json)
         return
     if rollouts is not None or as_json:
         raise ValueError(f"{'--json' if as_json else '--rollouts'} is of a bundle; give --bundle DIR, too")
@@ -339,6 +334,18 @@ def inspect(
     serve(
         runs, 8266 if port is None else port, lambda address: typer.echo(said(address)), DatabaseLimits(memory_mb, threads, spill), watched
     )
+
+
+def _write_bundle(runs: Path, bundle: Path, rollouts: int, limits: DatabaseLimits, as_json: bool) -> None:
+    from burnish.inspector.database import Database
+    from burnish.inspector.pages.bundle import write_bundle
+    from burnish.inspector.text import printable
+
+    made = write_bundle(runs, bundle, rollouts, Database(limits), lambda run: typer.echo(printable(run), err=as_json))
+    if as_json:
+        print_json({"file": str(bundle / "index.html"), "runs": made.runs, "pages": made.pages, "rollouts": made.rollouts})
+    else:
+        typer.echo(f"{bundle / 'index.html'}: {made.runs} run(s), {made.pages:,} of {made.rollouts:,} rollouts")
 
 
 def main() -> None:
