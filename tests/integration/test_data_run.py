@@ -27,7 +27,7 @@ steps = 3
 batch = 4
 own = "{notes}"
 blend_ratio = 0.5
-curated = true
+curated = "burnish/general-v1"
 
 [sft]
 steps = 24
@@ -35,7 +35,7 @@ batch = 8
 checkpoint_every = 5
 own = "{talks}"
 blend_ratio = 0.75
-curated = true
+curated = "burnish/general-v1"
 max_rejects = 1
 
 [rollout]

@@ -35,7 +35,7 @@ checkpoint_every = 2
 [rft.replay]
 own = "{talks}"
 blend_ratio = 0.5
-curated = true
+curated = "burnish/general-v1"
 share = 0.3
 weight = 0.2
 

@@ -247,6 +247,16 @@ def test_no_more_is_read_where_far_too_many_rows_are_unfit(model: Path, tmp_path
         assert len((tmp_path / phase / "rejects.jsonl").read_text().splitlines()) == 1005
 
 
+def test_a_category_that_does_not_fit_the_model_at_all_is_named(model: Path, own: str, tmp_path: Path) -> None:
+    table = SFTConfig(steps=1, own=(own,), blend_ratio=0.5, curated=True)
+    says = (
+        r"^sft: none is fit of all \d+ rows of burnish/general-v2 tool-use:0: the conversation is \d+ tokens long, more than the "
+        r"150 allowed; shorten it or raise the limit; or name another catalog, or categories without this$"
+    )
+    with pytest.raises(ValueError, match=says):
+        lay_out(table.supervised_rows, Making(model, 150, {}), tmp_path / "sft")
+
+
 def test_a_damaged_file_loses_no_row_before_the_damage(model: Path, own: str, tmp_path: Path) -> None:
     text = Path(own).read_text()
     table = tmp_path / "b.csv"

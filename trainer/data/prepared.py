@@ -341,6 +341,11 @@ def _taken(source: Source, maker: ExampleMaker, rejects: JsonLines | None, folde
             problems.add(f"{maker.called}.max_rejects: {most} rows may be left out, and {rejected} are unfit")
         problems.check()
     if not examples and source.share:
+        if source.curated and problems:
+            first = problems.lines()[0]
+            raise ValueError(
+                f"{maker.called}: none is fit of all {rejected} rows of {first}; or name another catalog, or categories without this"
+            )
         problems.check()
         raise ValueError(f"{maker.called}: {source.origin} gives no example")
     return SourceFacts(
