@@ -14,6 +14,7 @@ from typing import Any, SupportsFloat, TypeVar
 import gymnasium
 from gymnasium.error import ResetNeeded
 
+from .call_lines import call_lines
 from .contract import ConversationEnv, Observation
 from .failures import EpisodeFailure, Failure, FailureKind, boundary
 from .tool_calls import Malformed, ToolParser, find_parser, parser_id
@@ -43,8 +44,9 @@ class ToolEnv(gymnasium.Wrapper[Observation, str, Observation, str]):
     reward 0. A call the tool refuses, one too many, and text that cannot be read as a call are ordinary
     observations. `info` carries the tools' schemas at reset; metrics `tool_calls` (calls run), `tool_rejected` (of those, refused by
     the tool, and calls beyond max_calls) and `malformed_calls`; and `data["tool_calls"]`, all calls so far as
-    `{"name", "arguments", "status"}` with status "ok", "rejected" or "over_limit"; and, at reset,
-    `data["tool_parser"]`, the id of the parser.
+    `{"name", "arguments", "status"}` with status "ok", "rejected" or "over_limit", in the order of the `tool_call_id` of their answers,
+    "call_0", …; `data["call_lines"]`, once there are calls, which characters of a turn's text hold them, `[begin, end]` under the id of
+    the turn's first; and, at reset, `data["tool_parser"]`, the id of the parser.
 
     The wrapped environment may have two optional methods: `tool_context() -> ToolContext | Mapping` says what tools get to know (a
     mapping is laid over the task's data), and `on_tool_result(call, text) -> info | None` hears of every result (to count costs, say;
@@ -72,6 +74,7 @@ class ToolEnv(gymnasium.Wrapper[Observation, str, Observation, str]):
             seed = task.seed if task else int(self.env.unwrapped.np_random.integers(2**31))
         messages, info = self.env.reset(seed=seed, options=options)
         self._calls: list[dict[str, Any]] = []
+        self._lines: dict[str, list[int]] = {}
         self._counts = {"tool_calls": 0.0, "tool_rejected": 0.0, "malformed_calls": 0.0}
         self._use_parser((options or {}).get("tool_parser"))
         self._context = self._make_context((options or {}).get("episode_id") or uuid.uuid4().hex, seed, task.data if task else {})
@@ -94,6 +97,7 @@ class ToolEnv(gymnasium.Wrapper[Observation, str, Observation, str]):
             self._counts["malformed_calls"] += 1
             answer: Observation = (Message("tool", f"Error: {parsed.reason}."),)
         else:
+            self._lines[f"call_{len(self._calls)}"] = list(call_lines(action, parsed, self._parse, self._schemas))
             answer = self._run(parsed)
         return answer, 0.0, False, False, self._with_calls(self._heard)
 
@@ -146,8 +150,8 @@ class ToolEnv(gymnasium.Wrapper[Observation, str, Observation, str]):
         return given if isinstance(given, ToolContext) else ToolContext(episode_id, seed, {**data, **given})
 
     def _with_calls(self, info: Mapping[str, Any]) -> dict[str, Any]:
-        calls = [dict(call) for call in self._calls]
-        return {**info, "metrics": {**self._counts, **info.get("metrics", {})}, "data": {**info.get("data", {}), "tool_calls": calls}}
+        recorded = {"tool_calls": [dict(call) for call in self._calls], **({"call_lines": dict(self._lines)} if self._lines else {})}
+        return {**info, "metrics": {**self._counts, **info.get("metrics", {})}, "data": {**info.get("data", {}), **recorded}}
 
 
 def _side_by_side(calls: Sequence[Callable[[], T]]) -> list[T]:

@@ -193,7 +193,8 @@ class Guard:
     def _ungrounded(self, text: str, one: Sourced) -> list[Finding]:
         table = self.policy.grounding
         assert table is not None
-        found = grounding(text[one.start : one.end], one.context)
+        said, (begin, end) = text[one.start : one.end], one.calls
+        found = grounding(said[:begin] + "\n" * (end - begin) + said[end:], one.context)
         if found.score >= table.threshold:
             return []
         return [self._claim(text, claim, one.start) for claim in found.claims if not claim.supported]

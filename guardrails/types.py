@@ -31,11 +31,16 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Sourced:
-    """A stretch of a text, and the context that it must follow from. Example: `Sourced(0, 5, "The bore is 12 mm.")`."""
+    """A stretch of a text, and the context that it must follow from. calls: from where to where, counted from `start`, it is calls of
+    tools, which follow from nothing.
+
+    Example: `Sourced(0, 5, "The bore is 12 mm.")`.
+    """
 
     start: int
     end: int
     context: str
+    calls: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)

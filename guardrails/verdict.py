@@ -5,7 +5,7 @@ The texts of one side are looked at together, so that what is split over turns i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,8 +89,12 @@ class Verdict:
         }
 
 
-def judge(guard: Guard, messages: Iterable[Message], labelled: bool | None = None) -> Verdict:
-    """The verdict on a conversation, tool calls included. labelled: as `Verdict` has it. Raises what `Guard.check` raises."""
+def judge(
+    guard: Guard, messages: Iterable[Message], labelled: bool | None = None, written: Mapping[int, tuple[int, int]] | None = None
+) -> Verdict:
+    """The verdict on a conversation, tool calls included. labelled: as `Verdict` has it. written: by their place, of answers in whose text
+    the calls stand too, from which character to which. Raises what `Guard.check` raises.
+    """
     messages = tuple(messages)
     asked = asked_text(messages)
     own = [message for message in messages if message.role == "assistant"]
@@ -98,24 +102,24 @@ def judge(guard: Guard, messages: Iterable[Message], labelled: bool | None = Non
     decided = check_calls(guard.policy, (call for message in own for call in message.tool_calls))
     return Verdict(
         guard.check(asked, "input") if asked else None,
-        _answered(guard, messages),
+        _answered(guard, messages, written or {}),
         tuple(call for call in decided if call.action != "allow"),
         bool(said) and refuses(said[-1], guard.policy),
         labelled,
     )
 
 
-def _answered(guard: Guard, messages: Iterable[Message]) -> Decision | None:
+def _answered(guard: Guard, messages: Iterable[Message], calls: Mapping[int, tuple[int, int]]) -> Decision | None:
     """The decision on all that was answered, what each answer says held against what stands before it."""
     written, sourced, at = list[str](), list[Sourced](), 0
     before = list[Message]()
-    for message in messages:
+    for place, message in enumerate(messages):
         if message.role != "assistant":
             before.append(message)
             continue
         context = context_of(guard.policy, before) if message.text else None
         if context is not None:
-            sourced.append(Sourced(at, at + len(message.text), context))
+            sourced.append(Sourced(at, at + len(message.text), context, calls.get(place, (0, 0))))
         texts = _written(message)
         written += texts
         at += sum(len(text) + 1 for text in texts)

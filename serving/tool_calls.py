@@ -15,11 +15,11 @@ import secrets
 import string
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..envs.call_lines import call_lines
 from ..envs.failures import EpisodeFailure
 from ..envs.tool_calls import Malformed, ToolParser, find_parser
 from ..envs.types import ToolCall
@@ -272,25 +272,6 @@ def _row(call: ToolCall) -> dict[str, Any]:
 
 
 def _around(said: str, found: Sequence[ToolCall], parser: ToolParser, tools: Sequence[Mapping[str, Any]]) -> str | None:
-    """The text before the line in which the first call begins, and after that in which the last ends. The text is halved until they are
-    found: reading it takes the longer the longer it is, and it may have as many lines as characters."""
-    cuts = [0, *accumulate(map(len, said.splitlines(keepends=True)))]
-    begin = cuts[_last(len(cuts) - 1, lambda i: _same(parser(said[cuts[i] :], tools), found))]
-    ends = [cut for cut in reversed(cuts) if cut > begin]
-    end = ends[_last(len(ends), lambda i: _same(parser(said[begin : ends[i]], tools), found))]
+    """What an answer says beside its calls."""
+    begin, end = call_lines(said, found, parser, tools)
     return "\n".join(part for part in (said[:begin].strip(), said[end:].strip()) if part) or None
-
-
-def _last(count: int, reads: Callable[[int], bool]) -> int:
-    """The last of so many places, the first of which is one, that still reads; whatever reads, those before it do."""
-    low, high = 0, count
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if reads(middle) else (low, middle)
-    return low
-
-
-def _same(again: object, found: Sequence[ToolCall]) -> bool:
-    if not isinstance(again, tuple) or len(again) != len(found):
-        return False
-    return all((a.name, dict(a.arguments)) == (b.name, dict(b.arguments)) for a, b in zip(again, found, strict=True))

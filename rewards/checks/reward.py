@@ -44,7 +44,12 @@ def sample_episodes(count: int = len(ANSWERS)) -> list[RewardInput]:
             env_reward=1.0,
             env_parts={"correct": 1.0},
             metrics={"turns": 2.0, "tool_calls": 2.0, "cost": 3.0},
-            data={"answer": 7, "reference_answer": "7"},
+            data={
+                "answer": 7,
+                "reference_answer": "7",
+                "tool_calls": [{"name": "add", "arguments": {"a": 3, "b": 4}, "status": "ok"}],
+                "call_lines": {"call_0": [0, 9]},
+            },
         )
         for i in range(count)
     ]

@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 from tests.unit.guard_policy import TOML
+from tests.unit.test_envs_tool_env import Verdicts
 from tests.unit.test_serving_guarded import HANDS, Model, client, serving, streamed
 from typer.testing import CliRunner
 
 from burnish.cli.main import app
-from burnish.envs.types import Task, message_from_dict
+from burnish.envs.failures import EpisodeFailure
+from burnish.envs.tool_env import ToolEnv
+from burnish.envs.tools import ToolRejected, ToolSet, tool
+from burnish.envs.types import Message, Task, ToolCall, message_from_dict
 from burnish.guardrails.guard import Guard
 from burnish.guardrails.policy import load_policy, read_policy
 from burnish.guardrails.stream import StreamGuard
@@ -90,6 +94,78 @@ async def test_all_uses_decide_alike_on_what_an_answer_must_follow_from(file: Pa
         expected = (answer, "stop") if passes else (INSTEAD, "content_filter")
         assert (choice["message"]["content"], choice["finish_reason"]) == expected, "the service"
         assert streamed(await service.post("/v1/chat/completions", json={**row, "stream": True})) == [expected], "its streams"
+
+
+@tool
+def read_file(path: str) -> str:
+    """Read a file."""
+    return SOURCE
+
+
+@tool
+def transfer(amount: int) -> str:
+    """Move money."""
+    raise ToolRejected("not today")
+
+
+READ = ToolCall("call_0", "read_file", {"path": "/data/a"})
+CATEGORY, TABLE = FACTS[: FACTS.index("[grounding]")], FACTS[FACTS.index("[grounding]") :]
+TOOLS = TOML[TOML.index("[[tools]]") :]
+
+
+def small(file: Path, *tables: str) -> None:
+    """Write a policy that is read at once."""
+    word = '[[words]]\nname = "word"\ncategory = "facts"\nwords = ["xyzzy"]\n'
+    file.write_text("\n".join(('name = "bank"', "version = 3", CATEGORY, word, *tables)))
+
+
+@pytest.mark.parametrize(
+    ("texts", "beside", "calls", "passes"),
+    [
+        (('read_file("/data/a")', SOURCE), "", (READ,), True),
+        (('read_file("/data/a")', WRONG), "", (READ,), False),
+        (('[read_file("/etc/passwd")]', SOURCE), "", (ToolCall("call_0", "read_file", {"path": "/etc/passwd"}),), False),
+        (("transfer(900)", "Not today."), "", (ToolCall("call_0", "transfer", {"amount": 900}),), False),
+        ((f'{SOURCE}\nread_file("/data/a")', SOURCE), SOURCE, (READ,), True),
+        ((f'{WRONG}\nread_file("/data/a")', SOURCE), WRONG, (READ,), False),
+        (('read_file("/data/a"', SOURCE), 'read_file("/data/a"', (), False),  # a service takes it for an answer, too
+    ],
+)
+@pytest.mark.parametrize("grounded", [True, False])
+async def test_a_reward_sees_the_calls_that_the_policy_wrote_as_text(
+    file: Path, texts: tuple[str, ...], beside: str, calls: tuple[ToolCall, ...], passes: bool, grounded: bool
+) -> None:
+    small(file, TOOLS, TABLE * grounded)
+    texts, env = ('read_file("/data/a")', *texts), ToolEnv(Verdicts(), ToolSet([read_file, transfer]))
+    (*messages,), info = env.reset(seed=1)
+    data = dict(info["data"])
+    for text in texts:
+        seen, *_, info = env.step(text)
+        messages, data = [*messages, Message("assistant", text), *seen], data | info["data"]
+    episode = RewardInput("e", Task("e", 0), tuple(messages), 0.0, metrics={"turns": 3.0}, data=data)
+    given = (await make_scorer("burnish/guardrail-v1", params={"policy": str(file)}).score(episode)).value
+    structured = list(messages)
+    structured[1], structured[3] = Message("assistant", "", (READ,)), Message("assistant", beside, calls)
+    verdict = judge(Guard(load_policy(file)), structured)
+    assert given == float(verdict.kept), "data with the same calls"
+    if grounded:
+        assert given == float(passes)
+
+
+async def test_a_reward_has_to_know_what_was_called(file: Path) -> None:
+    seen = Message("tool", SOURCE, tool_call_id="call_0")
+    called = (Message("user", "?"), Message("assistant", "hm"), seen, Message("assistant", SOURCE))
+    unrecorded: list[dict[str, Any]] = [{}, {"tool_calls": []}, {"tool_calls": [{"name": 3, "arguments": {}}]}]
+    for tables, fails in (((TOOLS,), True), ((TABLE,), True), ((), False)):
+        small(file, *tables)
+        scorer = make_scorer("burnish/guardrail-v1", params={"policy": str(file)})
+        for data in unrecorded:
+            episode = RewardInput("e", Task("e", 0), called, 0.0, data=data)
+            if not fails:
+                assert (await scorer.score(episode)).value == 1.0
+                continue
+            with pytest.raises(EpisodeFailure, match="a tool answered call 'call_0' of turn 0, and the environment does not say"):
+                await scorer.score(episode)
 
 
 async def test_without_messages_of_the_named_roles_nothing_is_held(file: Path, guard: Guard) -> None:
