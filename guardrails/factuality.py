@@ -34,6 +34,29 @@ _ABSTAINS = re.compile(
     r"|(?:分かりません|わかりません|分からない)",
     re.IGNORECASE,
 )
+_CLAUSE = re.compile(
+    r"[,;:()\[\]–—、，；：]|\s-+\s|(?=\b(?:i|we)\b)"
+    r"|\b(?:and|but|so|because|since|although|though|yet|than|except|besides|und|aber|doch|sondern|denn|weil|obwohl|außer|als)\b",
+    re.IGNORECASE,
+)
+"""What stands between the clauses of a sentence."""
+_STATES = re.compile(
+    r"\b(?:is|are|was|were|has|have|had|can|could|will|would|should|may|might|must|does|did"
+    r"|ist|sind|war|waren|hat|haben|kann|wird|werden|soll|muss|darf|(?:it|that|there|this|they|you|he|she)['’](?:s|re|ll|ve|d))\b",
+    re.IGNORECASE,
+)
+"""Words by which a clause says that something is so."""
+_UNKNOWN = re.compile(
+    r"^\s*(?:what|when|where|why|how|whether|was|wann|wo|warum|wieso|wie|ob)\b|\bno (?:information|mention)\b"
+    r"|\b(?:do|does|did|is|are|was|were) not (?:say|mention|state|contain|provide|include|specify|tell|give|cover)\w*\b",
+    re.IGNORECASE,
+)
+"""Clauses that go with an abstention: a question, or that the context does not have something."""
+_FILLERS = frozenset(
+    re.findall(r"\w+", "sorry afraid unfortunately leider based according given provided context text document documents ai language model")
+)
+STATED = 3
+"""Words that a clause beside an abstention has to have to claim something without a verb."""
 
 Answered = Literal["right", "abstained", "wrong"]
 
@@ -70,11 +93,30 @@ def grounding(answer: str, context: str) -> Groundedness:
 
 
 def statements(answer: str) -> Iterator[tuple[int, int, list[str]]]:
-    """The sentences of an answer that claim something: where each begins and ends, and the words of it that count."""
+    """The sentences of an answer that claim something: where each begins and ends, and the words of it that count.
+
+    One that says that it does not know claims what it says beside, and every number. Example: "I cannot say more: the dose is 500 mg."
+    """
     for sentence in _SENTENCE.finditer(answer):
-        words = [word for word in _words(sentence[0]) if word not in _FUNCTION]
-        if words and not abstains(sentence[0]):
+        words = _said_beside(sentence[0]) if abstains(sentence[0]) else _content(sentence[0])
+        if words:
             yield sentence.start(), sentence.end(), words
+
+
+def _said_beside(sentence: str) -> list[str]:
+    """The words by which a sentence claims something beside that it does not know, and the numbers of it."""
+    words = list[str]()
+    for clause in _CLAUSE.split(sentence):
+        content = _content(clause)
+        claimed = set(content) - _FILLERS
+        claims = len(claimed) >= STATED or (claimed and _STATES.search(clause))
+        silent = not claims or abstains(clause) or _UNKNOWN.search(clause)
+        words += [word for word in content if word[0].isdigit()] if silent else content
+    return words
+
+
+def _content(text: str) -> list[str]:
+    return [word for word in _words(text) if word not in _FUNCTION]
 
 
 def known_words(context: str) -> frozenset[str]:

@@ -25,6 +25,17 @@ CONTEXT = "Bore: 12.5 mm, made of steel in Ulm. The shafts were checked on Monda
         ("I don't know.", 1.0, []),
         ("Not in the context: its price.", 1.0, []),
         ("", 1.0, []),
+        ("I cannot say more than this: the dose is 500 mg and it is safe for children.", 0.0, [0.0]),
+        ("I do not know its price, but the bore is 12.5 mm.", 1.0, [1.0]),
+        ("The bore is toxic, more I cannot say.", 0.0, [0.5]),  # bore, toxic
+        ("The bore is toxic I cannot say more", 0.0, [0.5]),
+        ("Das Gift ist harmlos, mehr weiß ich nicht.", 0.0, [0.0]),
+        ("I do not know whether it is 13 mm.", 0.0, [0.0]),
+        ("I don't know, but it's deadly.", 0.0, [0.0]),
+        ("I'm sorry, but I don't know its price, size or weight.", 1.0, []),
+        ("As an AI language model, I cannot tell what the bore and the shaft cost.", 1.0, []),
+        ("The context does not mention its price, so I cannot answer.", 1.0, []),
+        ("Wie hoch der Preis ist, weiß ich nicht.", 1.0, []),
     ],
 )
 def test_a_claim_needs_its_words_and_all_of_its_numbers(answer: str, score: float, claims: list[float]) -> None:

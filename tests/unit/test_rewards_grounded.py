@@ -60,6 +60,8 @@ async def test_to_say_that_one_does_not_know_has_its_own_price_and_nothing_has_n
     for document in (PASSAGES, None):
         assert (await score(id, episode("I do not know.", document=document), context="document", abstained=0.3)).value == 0.3
         assert (await score(id, episode("", document=document), context="document", abstained=0.3)).value == 0.0
+        hedged = await score(id, episode("I cannot say more: it is 500 mm deep.", document=document), context="document", abstained=0.3)
+        assert (hedged.value, hedged.parts["claims"], hedged.parts["abstained"]) == (0.0, 1, 0)
     assert (await score(id, episode("The bore is 12.5 mm [1].", document=None), context="document")).value == 0.0
 
 
@@ -127,7 +129,7 @@ async def test_a_task_without_its_context_is_a_failure_and_no_zero(data: dict[st
         await score("grounded-v1", episode("The bore is 12.5 mm.", **data), context="document")
 
 
-@pytest.mark.parametrize("piece", ["a b [1]. ", "....", "[1,1", '"a b c d" ', "“", "[1] ", ".[1]", '"'])
+@pytest.mark.parametrize("piece", ["a b [1]. ", "I cannot say, it is ", "....", "[1,1", '"a b c d" ', "“", "[1] ", ".[1]", '"'])
 def test_what_a_policy_writes_takes_no_time_beyond_its_length(piece: str) -> None:
     started = time.process_time()
     cited_statements(piece * (100_000 // len(piece)), ["a b c d e f g " * 2000, *PASSAGES])
