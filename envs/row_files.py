@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import json
 import lzma
 import math
@@ -35,6 +36,9 @@ class UnreadableFile(ValueError):
 MAX_RATIO: Final = 250
 FREE_BYTES: Final = 1 << 30
 """A compressed file may unpack to so much, or to so many times its size. Text stays well below 100; zeros reach 1,000."""
+
+READ_BYTES: Final = 1 << 18
+"""What is held of a file while its digest is taken."""
 
 FREE_ROWS: Final = 1 << 17
 """A file may have so many rows, or as many as it has bytes, once unpacked: what holds nothing, or repeats, takes none."""
@@ -239,6 +243,24 @@ def is_packed(stream: BufferedReader[Any]) -> bool:
 def most_bytes(stream: BufferedReader[Any]) -> float:
     """How many bytes a stream of `opened` may give before it is no text, but made to fill a disk or a memory."""
     return stream.most if isinstance(stream, _Unpacked) else math.inf
+
+
+def too_much(where: str) -> UnreadableFile:
+    """What is said of a stream of `opened` that gives more than `most_bytes`."""
+    return UnreadableFile(f"{where}: the compressed file unpacks to more than {MAX_RATIO} times its size; unpack it yourself")
+
+
+def digest_of(file: str) -> bytes:
+    """SHA-256 of what a file holds, unpacked. Raises what `opened` raises, and Unreadable where that is far more than text unpacks to."""
+    whole, length = hashlib.sha256(), 0
+    with opened(file) as stream:
+        most = most_bytes(stream)
+        while piece := stream.read(READ_BYTES):
+            length += len(piece)
+            if length > most:
+                raise too_much(file)
+            whole.update(piece)
+    return whole.digest()
 
 
 def most_rows(size: int) -> float:

@@ -34,6 +34,7 @@ from .row_files import (
     opened,
     size_of,
     suffix_of,
+    too_much,
     unpacked_name,
 )
 
@@ -196,9 +197,7 @@ def _lines(file: str, stream: BufferedReader[Any]) -> Iterator[tuple[int, bytes]
         number += 1
         length += len(line)
         if length > most:
-            raise UnreadableFile(
-                f"{file}:{number}: the compressed file unpacks to more than {MAX_RATIO} times its size; unpack it yourself"
-            )
+            raise too_much(f"{file}:{number}")
         if len(line) > MAX_LINE_BYTES:
             raise UnreadableFile(f"{file}:{number}: the line is longer than {MAX_LINE_BYTES >> 20} MiB; write one row per line")
         if number == 1 and b"\0" in line:

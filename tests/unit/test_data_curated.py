@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
 import re
 from itertools import islice
@@ -121,6 +123,17 @@ def test_a_folder_is_a_catalog_whose_files_are_held_to_their_digests(tmp_path: P
     assert (catalog.id, len(list(found_curated(catalog, "answers", 0, 5)))) == ("my-team/support-v1", 1)
     (folder / "answers.jsonl").write_text("changed\n")
     with pytest.raises(ValueError, match="a changed set needs a new version"):
+        find_catalog(str(folder))
+
+
+def test_a_set_that_unpacks_to_far_more_than_text_does_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of(tmp_path, TOML.replace("answers.jsonl", "answers.jsonl.gz"))
+    packed = folder / "answers.jsonl.gz"
+    packed.write_bytes(gzip.compress((folder / "answers.jsonl").read_bytes() * 1000))
+    assert read_catalog(folder).sets["answers"].digest == hashlib.sha256((folder / "answers.jsonl").read_bytes() * 1000).hexdigest()
+    monkeypatch.setattr("burnish.envs.row_files.FREE_BYTES", 1 << 16)
+    packed.write_bytes(gzip.compress(b"\n" * 2**22))
+    with pytest.raises(ValueError, match=r"answers\.jsonl\.gz: the compressed file unpacks to more than 250 times its size"):
         find_catalog(str(folder))
 
 

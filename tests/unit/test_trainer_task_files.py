@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -215,6 +216,17 @@ def test_the_digest_follows_both_files(tmp_path: Path) -> None:
     first = read(tmp_path, [asking("a")], [asking("b")]).digest
     assert read(tmp_path, [asking("a")], [asking("b")]).digest == first
     assert first not in (read(tmp_path, [asking("a")], [asking("c")]).digest, read(tmp_path, [asking("c")], [asking("b")]).digest)
+
+
+def test_what_stands_behind_the_last_row_that_can_be_read_is_not_unpacked_without_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("burnish.envs.row_files.FREE_BYTES", 1 << 16)
+    train, held_out = tmp_path / "train.json.gz", tmp_path / "held_out.jsonl"
+    train.write_bytes(gzip.compress(f"[{asking('a')} x\n".encode() + b"\n" * 2**22))
+    held_out.write_text(asking("b") + "\n")
+    with pytest.raises(ValueError, match=r"train\.json\.gz: the compressed file unpacks to more than 250 times its size"):
+        read_task_files(TasksConfig(train=str(train), held_out=str(held_out), max_rejects=1))
 
 
 def test_as_many_unfit_rows_as_a_recipe_allows_are_left_out_and_kept_with_their_reasons(tmp_path: Path) -> None:

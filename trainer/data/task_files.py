@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...envs.row_files import files_at, opened
+from ...envs.row_files import digest_of, files_at
 from ...envs.rows import MAX_VALUES, BadRow, Problems, read_rows, stem
 from ...envs.types import Message, Task, check_arguments, message_from_dict, refuse_unread
 from .config import MORE_REJECTS, TasksConfig
@@ -106,8 +106,7 @@ def _digest(place: str) -> bytes:
     """Of what the files of a place hold, unpacked."""
     whole = hashlib.sha256()
     for file in files_at(place):
-        with opened(file) as stream:
-            whole.update(hashlib.file_digest(stream, "sha256").digest())
+        whole.update(digest_of(file))
     return whole.digest()
 
 

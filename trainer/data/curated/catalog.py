@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ....envs.pydantic_words import first_error
 from ....envs.registry import ID_PATTERN, Registry, check_id
-from ....envs.row_files import opened
+from ....envs.row_files import digest_of
 from ....envs.rows import suffix_problem
 from ....envs.toml_text import read_toml
 
@@ -63,10 +63,9 @@ class CuratedSet:
 
     @property
     def digest(self) -> str:
-        """What `sha256` has to be."""
+        """What `sha256` has to be. Raises ValueError for a file that unpacks to far more than text does, or cannot be read."""
         if self.file is not None:
-            with opened(str(self.file)) as stream:
-                return hashlib.file_digest(stream, "sha256").hexdigest()
+            return digest_of(str(self.file)).hex()
         assert self.make is not None
         lines = (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in self.make(0, PROBE_ROWS))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
