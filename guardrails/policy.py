@@ -180,9 +180,9 @@ class ToolRule(BaseModel):
     """A rule about tool calls, `[[tools]]`; the first that fits decides, and what none fits is denied.
 
     tool: name, `*` standing for anything. arguments: expressions of RE2 that the whole of an argument must match, by name; `*` is every
-    argument that is not named. A number is its digits, `1000` for 1e3 too; a list or an object is JSON. A call that lacks a named argument
-    does not fit. `.` is a line's end too where the action is not "allow": a second line passes by no rule that denies, and is allowed only
-    where `(?s)` or `\\n` says so.
+    argument that is not named, and any one of them where the action is not "allow". A number is its digits, `1000` for 1e3 too; a list or
+    an object is JSON. A call that lacks a named argument does not fit. `.` is a line's end too where the action is not "allow": a second
+    line passes by no rule that denies, and is allowed only where `(?s)` or `\\n` says so.
     """
 
     model_config = STRICT

@@ -84,7 +84,8 @@ def _fits(rule: ToolRule, tool: str, arguments: Mapping[str, Any]) -> bool:
         if name != "*" and name not in arguments:
             return False
         expression = compiled(pattern, False, over_lines=forbids)
-        if not all(any(expression.fullmatch(text) is not None for text in _texts(value, forbids)) for value in given):
+        matching = (any(expression.fullmatch(text) is not None for text in _texts(value, forbids)) for value in given)
+        if not (any(matching) if forbids else all(matching)):  # one argument more must not hide another
             return False
     return True
 

@@ -133,6 +133,19 @@ def test_the_star_is_every_argument_that_has_no_rule_of_its_own() -> None:
     assert check_call(only, "add", {"note": "anything", "a": 1, "shell": "rm"}).action == "deny"
 
 
+@pytest.mark.parametrize("action", ["deny", "escalate"])
+def test_a_rule_that_forbids_by_the_star_fits_where_any_argument_does(action: str) -> None:
+    forbidden = {"tool": "post", "action": action, "arguments": {"to": ".*", "*": "(?i).*password.*"}}
+    rules = [forbidden, {"tool": "post", "action": "allow"}]
+    for rest, decided in (
+        ({"text": "my password is x"}, action),
+        ({"text": "my password is x", "note": "hi"}, action),
+        ({"note": "hi"}, "allow"),
+        ({}, "allow"),
+    ):
+        assert check_call(policy(tools=rules), "post", {"to": "password", **rest}).action == decided
+
+
 @pytest.mark.parametrize("value", ["rm " + "x" * 100_000, ["rm", "x" * 100_000]])
 def test_a_call_too_long_to_be_looked_at_passes_by_no_rule(value: Any) -> None:
     rules = [{"tool": "run", "action": "deny", "arguments": {"command": "rm.*"}}, {"tool": "*", "action": "allow"}]
