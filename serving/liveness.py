@@ -10,6 +10,8 @@ from typing import Final
 
 from starlette.types import Message, Send
 
+from .wire import USAGE
+
 ASK_S: Final = 1.5
 """How long an engine may take to say that it lives."""
 FRESH_S: Final = 1.0
@@ -27,10 +29,19 @@ class Liveness:
         self._asked: dict[str, tuple[float, asyncio.Task[bool]]] = {}
 
     def hearing(self, version: str, send: Send) -> Send:
-        """A `send` for answers of a version, each part of which says that it lives."""
+        """A `send` for an answer of a version. Each part of its text says that it lives, and so do tokens that it has sampled; an answer
+        that fails says nothing, for it may come from whoever stands before the engine."""
+        succeeds, sampled = False, 0
 
         async def heard(message: Message) -> None:
-            self._heard[version] = self._clock()
+            nonlocal succeeds, sampled
+            lives = succeeds and message["type"] == "http.response.body"
+            if message["type"] == "http.response.start":
+                succeeds = message["status"] == 200
+            elif message["type"] == USAGE:
+                lives, sampled = message["completion_tokens"] > sampled, message["completion_tokens"]
+            if lives:
+                self._heard[version] = self._clock()
             await send(message)
 
         return heard

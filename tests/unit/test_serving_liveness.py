@@ -17,6 +17,7 @@ from burnish.serving.engine import ProbedApp
 from burnish.serving.gateway import Router
 from burnish.serving.liveness import FRESH_S, HEARD_S, Liveness
 from burnish.serving.routes import VersionShare, names
+from burnish.serving.wire import USAGE
 
 pytestmark = pytest.mark.unit
 
@@ -100,11 +101,22 @@ async def test_an_engine_is_asked_once_for_all_who_ask_and_not_while_it_answers(
     assert await alive.lives("m:v1"), "what was found holds for a moment"
     now[0] += FRESH_S
     assert not await alive.lives("m:v1")
-    await alive.hearing("m:v1", send)({"type": "http.response.body"})
+    for status in (400, 503):
+        failing = alive.hearing("m:v1", send)
+        await failing({"type": USAGE, "prompt_tokens": 3, "completion_tokens": 0})
+        await failing({"type": "http.response.start", "status": status})
+        await failing({"type": "http.response.body"})
+        assert not await alive.lives("m:v1"), "what fails may come from before the engine"
+    hearing = alive.hearing("m:v1", send)
+    await hearing({"type": "http.response.start", "status": 200})
+    assert not await alive.lives("m:v1")
+    await hearing({"type": "http.response.body"})
     now[0] += HEARD_S / 2
     assert await alive.lives("m:v1") and asked == ["m:v1"] * 2, "it answers, so it is not asked"
     now[0] += HEARD_S / 2
     assert not await alive.lives("m:v1")
+    await alive.hearing("m:v1", send)({"type": USAGE, "prompt_tokens": 3, "completion_tokens": 1})
+    assert await alive.lives("m:v1"), "it samples, though nothing of the answer is out"
 
 
 @pytest.mark.parametrize("error", [None, TimeoutError("it hangs"), RuntimeError("it is dead")])
