@@ -124,16 +124,16 @@ def dedup_rows(places: Sequence[str], near: float | None, out: Path | None) -> F
 
 
 def contaminated_rows(
-    places: Sequence[str], against: Sequence[str], words: int, suites: Sequence[str] = (), recipe: Path | None = None
+    places: Sequence[str], against: Sequence[str], words: int, suites: Sequence[str] = (), recipe: Path | None = None, trust: bool = False
 ) -> tuple[Found, int]:
-    """Evaluation rows that training rows hold, and how many. against: their files. suites, recipe: others (`data_asked`)."""
+    """Evaluation rows that training rows hold, and how many. against: their files. suites, recipe, trust: others (`data_asked`)."""
     unfit, asked, rows = Counter[str](), list[MeasuredRow](), list(against)
     if suites or recipe is not None:
         from burnish.cli import data_asked
 
         asked += data_asked.of_suites(suites)
         if recipe is not None:
-            questions, held_out = data_asked.of_recipe(recipe)
+            questions, held_out = data_asked.of_recipe(recipe, trust)
             asked += questions
             rows += held_out
     measured: list[MeasuredRow] = [*_good(rows, unfit), *asked]

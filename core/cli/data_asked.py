@@ -12,7 +12,7 @@ from typing import Any
 from burnish.envs.contract import make_env, reset_env
 from burnish.envs.failures import EpisodeFailure
 from burnish.envs.types import Message, Task
-from burnish.recipe.load import load_config
+from burnish.recipe.recorded import load_recipe
 from burnish.recipe.resolve import resolve
 from burnish.rpc.address import service_references
 from burnish.trainer.data.task_files import read_task_files
@@ -35,12 +35,13 @@ def of_suites(names: Sequence[str]) -> Iterator[AskedItem]:
         yield from _of_suite(suite)
 
 
-def of_recipe(file: Path) -> tuple[list[AskedItem], list[str]]:
+def of_recipe(file: Path, trust: bool = False) -> tuple[list[AskedItem], list[str]]:
     """The held-out tasks of a recipe's evaluation and the items of its `[retention]`, and the places of rows that its phases hold out.
 
-    Raises ValueError when the recipe is unfit, or its tasks cannot be had.
+    trust: whether one that lies in a run folder may name what that folder may not (`load_recipe`). Raises ValueError when the recipe is
+    unfit, names what it may not, or its tasks cannot be had.
     """
-    run = resolve(load_config(file))
+    run = resolve(load_recipe(file, (), (), trust))
     table, files = run.evaluation, run.tasks.files
     tasks = held_out_tasks(table.seeds, table.tasks) if files is None else read_task_files(files).held_out_tasks(table.tasks)
     asked = list(_asked(tasks, run.environment.id, run.environment.args, str(file)))

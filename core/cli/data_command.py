@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from burnish.cli.needs import needs_engine, needs_episodes, needs_training
-from burnish.cli.options import JsonOption, PluginOption, StallOption
+from burnish.cli.options import JsonOption, PluginOption, StallOption, TrustOption
 
 PlacesArgument = Annotated[
     list[str], typer.Argument(metavar="PLACE…", help="Files of rows, folders of them, or URLs of files.", show_default=False)
@@ -109,6 +109,7 @@ def contamination(
     ] = None,
     words: Annotated[int, typer.Option("--words", min=1, help="How many words in a row count as overlap.")] = 13,
     plugin: PluginOption = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Rows of an evaluation that stand in what is trained on. Exits with 1 when there are any."""
@@ -116,6 +117,8 @@ def contamination(
         raise ValueError("data contamination needs what is measured: --against PLACE, --suite ID or --recipe FILE")
     if plugin and not suite:
         raise ValueError("--plugin has no effect without --suite; a recipe names its own")
+    if trust and recipe is None:
+        raise ValueError("--trust has no effect without --recipe")
     if suite or recipe is not None:
         needs_training(f"data contamination {'--suite' if suite else '--recipe'}")
     from burnish.cli.data import contaminated_rows
@@ -123,7 +126,7 @@ def contamination(
 
     for file in plugin or ():
         load_plugin(file)
-    found, count = contaminated_rows(places, against or (), words, suite or (), recipe)
+    found, count = contaminated_rows(places, against or (), words, suite or (), recipe, trust)
     found.print(as_json)
     if count:
         raise typer.Exit(1)

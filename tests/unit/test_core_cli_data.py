@@ -132,6 +132,19 @@ def test_contamination_knows_suites_and_what_a_recipe_measures_with(tmp_path: Pa
     assert "--plugin has no effect without --suite" in burnish("contamination", clean, "--against", clean, "--plugin", "x.py", code=2)
 
 
+def test_contamination_holds_a_recipe_in_a_run_folder_to_what_that_folder_may_name(tmp_path: Path) -> None:
+    run, clean = run_folder(tmp_path, {}, []), write(tmp_path / "b.jsonl", talk("Whose coat is this?"))
+    for name in ("mine.py", "../mine.py"):
+        (run / name).write_text("print('it ran')\n")
+        (run / "recipe.toml").write_text(
+            f'name = "r"\nmodel = "m"\nplugins = ["{run / name}"]\nenvironment = "burnish/Arithmetic-v0"\n[evaluation]\ntasks = 5\n'
+        )
+        said = burnish("contamination", clean, "--recipe", str(run / "recipe.toml"), code=2)
+        assert "plugins" in said and "it is run with --trust only, when the run is your own" in said and "it ran" not in said
+    assert "0 of 5 rows" in burnish("contamination", clean, "--recipe", str(run / "recipe.toml"), "--trust")
+    assert "--trust has no effect without --recipe" in burnish("contamination", clean, "--against", clean, "--trust", code=2)
+
+
 def test_the_pairs_of_a_step_are_traced_and_their_blend_is_reported(tmp_path: Path) -> None:
     model = make_policy(tmp_path / "policy")
     places = [write(tmp_path / f"{name}.jsonl", {"prompt": "?", "chosen": "yes", "rejected": name}) for name in ("a", "b")]
