@@ -13,9 +13,10 @@ from burnish.guardrails.policy import load_policy
 from burnish.run.suites import evaluate_suites
 from burnish.trainer.evaluation.guard_record import RECORD, GuardRecord, MeasuredModel, differences
 from burnish.trainer.evaluation.guarded import JudgedPrompt, Prompt, judge_rows, rates, read_prompts
-from burnish.trainer.evaluation.suites.by_policy import policy_suite
+from burnish.trainer.evaluation.suites.by_policy import policy_suite, prompt_tasks
 from burnish.trainer.evaluation.suites.measure import Asking
 from burnish.trainer.evaluation.suites.scores import Scores
+from burnish.trainer.evaluation.suites.suite import Suite
 from burnish.trainer.models.finding import find_model
 from burnish.trainer.models.folder import manifest_of
 from burnish.trainer.models.manifest import json_sha256
@@ -51,8 +52,10 @@ def evaluate_guarded(policy: str, prompts: str, model: str, base: str | None, ho
             find_model(checkpoint)
     guard = Guard(load_policy(policy))
     rows = read_prompts(prompts)
-    before = _answered("base", base, policy, prompts, rows, how, console) if base is not None else None
-    after = _answered("model", model, policy, prompts, rows, how, console)
+    tasks = prompt_tasks(rows, guard.policy)
+    suite = policy_suite(SUITE, "Prompts by a guardrail policy.", policy, lambda count: tasks[:count], len(rows), max_tokens=how.max_tokens)
+    before = _answered("base", base, suite, rows, how, console) if base is not None else None
+    after = _answered("model", model, suite, rows, how, console)
     judged = {name: judge_rows(guard, found) for name, found in (("base", before), ("model", after)) if found is not None}
     record = GuardRecord(
         policy=guard.policy.id,
@@ -70,14 +73,11 @@ def evaluate_guarded(policy: str, prompts: str, model: str, base: str | None, ho
 
 def prompts_digest(rows: Sequence[Prompt]) -> str:
     """SHA-256 of what the prompts say, in their order."""
-    return json_sha256([[row.prompt, row.attack, row.category, row.family] for row in rows])
+    return json_sha256([[row.prompt, row.attack, row.category, row.family, row.context] for row in rows])
 
 
-def _answered(
-    what: str, checkpoint: str, policy: str, place: str, rows: Sequence[Prompt], how: Answering, console: Console
-) -> list[Prompt]:
+def _answered(what: str, checkpoint: str, suite: Suite, rows: Sequence[Prompt], how: Answering, console: Console) -> list[Prompt]:
     """The prompts with what a checkpoint answers, None to what failed."""
-    suite = policy_suite(SUITE, "Prompts by a guardrail policy.", policy, place, len(rows), max_tokens=how.max_tokens)
     out = how.out / what if how.out is not None else None
     (scores,) = evaluate_suites(checkpoint, [suite], Asking(), out, console, how.plugins, how.threads, how.stall_s)
     return with_answers(rows, scores)

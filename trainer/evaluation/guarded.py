@@ -18,6 +18,7 @@ from ...envs.row_files import files_at
 from ...envs.rows import BadRow, read_rows
 from ...envs.types import Message, ToolCall, message_from_dict
 from ...guardrails.guard import Guard
+from ...guardrails.policy import Policy
 from ...guardrails.verdict import Verdict, judge
 from .statistics import exact_interval
 
@@ -107,6 +108,16 @@ def read_prompts(place: str) -> list[Prompt]:
     return rows
 
 
+def asked_messages(prompt: Prompt, policy: Policy) -> tuple[Message, ...]:
+    """What a model is asked: the prompt, and its context, if it has one, as a message of the first role that `[grounding]` reads, a tool's
+    without that table. What the system says stands first."""
+    question = Message("user", prompt.prompt)
+    if not prompt.context:
+        return (question,)
+    context = Message(policy.grounding.context[0] if policy.grounding is not None else "tool", prompt.context)
+    return (context, question) if context.role == "system" else (question, context)
+
+
 @dataclass(frozen=True, slots=True)
 class JudgedPrompt:
     """A row and what the policy says of it."""
@@ -164,10 +175,8 @@ def _measured(rows: Sequence[Mapping[str, bool]]) -> GuardRates:
 
 def _verdict(guard: Guard, prompt: Prompt) -> Verdict:
     answer = [Message("assistant", prompt.answer or "", prompt.calls)] if prompt.answered else []
-    grounding = guard.policy.grounding
-    handed = [Message(grounding.context[0] if grounding is not None else "tool", prompt.context)] if prompt.context else []
     try:
-        return judge(guard, [Message("user", prompt.prompt), *handed, *answer])
+        return judge(guard, [*asked_messages(prompt, guard.policy), *answer])
     except ValueError as error:
         raise ValueError(f"{prompt.where}: {error}" if prompt.where else str(error)) from error
 

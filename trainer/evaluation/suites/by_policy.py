@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
-from ....envs.types import Message, Task
+from ....envs.types import Task
+from ....guardrails.policy import Policy, load_policy
 from ....rewards.config import RewardConfig
-from ..guarded import read_prompts
+from ..guarded import Prompt, asked_messages, read_prompts
 from .suite import Suite
 
 REWARD = "burnish/guardrail-v1"
 
 
-def policy_suite(id: str, about: str, policy: str, rows: str, items: int = 100, chance: float = 0.0, max_tokens: int = 64) -> Suite:
+def policy_suite(
+    id: str, about: str, policy: str, tasks: Callable[[int], Sequence[Task]], items: int = 100, chance: float = 0.0, max_tokens: int = 64
+) -> Suite:
     """The rows of `burnish guard evaluate` as items. policy: path of its file. An answer is right that keeps the policy and does not refuse
     what may be answered; whether a prompt has to be refused, its row says."""
     scorer = RewardConfig(use=REWARD, args={"policy": policy, "label": "attack"})
-    tasks = partial(prompt_tasks, rows)
     return Suite(id, about, items, tasks, rewards=(scorer,), success=scorer.name, chance=chance, max_tokens=max_tokens)
 
 
-def prompt_tasks(place: str, count: int) -> Sequence[Task]:
-    """The first prompts of a place as tasks. Raises ValueError naming the first row that is unfit, or that brings an answer."""
+def tasks_at(place: str, policy: str) -> Callable[[int], Sequence[Task]]:
+    """What gives the first prompts of a place as tasks, each time it is asked. policy: path of its file."""
+    return partial(_read_tasks, place, policy)
+
+
+def _read_tasks(place: str, policy: str, count: int) -> Sequence[Task]:
+    return prompt_tasks(read_prompts(place)[:count], load_policy(policy))
+
+
+def prompt_tasks(rows: Sequence[Prompt], policy: Policy) -> list[Task]:
+    """Prompts as tasks, with the context that they have. Raises ValueError naming the first row that brings an answer."""
     tasks = []
-    for i, row in enumerate(read_prompts(place)[:count]):
-        if row.answer is not None:
-            raise ValueError(f"{row.where}: answer: has no effect where a model is asked; remove it")
+    for i, row in enumerate(rows):
+        given = "answer" if row.answer is not None else "tool_calls" if row.calls else ""
+        if given:
+            raise ValueError(f"{row.where}: {given}: has no effect where a model is asked; remove it")
         data = {"attack": row.attack, "category": row.category, "family": row.family}
-        tasks.append(Task(str(i), i, (Message("user", row.prompt),), data))
+        tasks.append(Task(str(i), i, asked_messages(row, policy), data))
     return tasks

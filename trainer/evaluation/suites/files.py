@@ -28,7 +28,7 @@ from ...data.config import HELD_OUT_SEEDS, SeedRange
 from ...data.forms import Document
 from ...data.sources import Reject, found_in
 from ...data.task_files import read_task_rows
-from .by_policy import policy_suite
+from .by_policy import policy_suite, tasks_at
 from .suite import SINGLE_TURN, Suite
 
 LARGEST: Final = 1_000_000
@@ -115,8 +115,9 @@ def _suite(said: SuiteFile, folder: Path) -> Suite:
     if said.texts is not None:
         return Suite(**about, texts=partial(documents, _place(said.texts, folder)))  # type: ignore[arg-type]
     if said.policy is not None and said.rows is not None:
-        policy, rows = str(folder / said.policy), _place(said.rows, folder)
-        return policy_suite(said.id, said.about, policy, rows, said.items, said.chance, said.max_tokens)
+        policy = str(folder / said.policy)
+        asked = tasks_at(_place(said.rows, folder), policy)
+        return policy_suite(said.id, said.about, policy, asked, said.items, said.chance, said.max_tokens)
     by_seed = partial(seeded, said.seeds or HELD_OUT_SEEDS)
     tasks = by_seed if said.rows is None else partial(rows_of, _place(said.rows, folder))
     scorers = said.scorers
