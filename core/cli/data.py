@@ -107,8 +107,9 @@ def dedup_rows(places: Sequence[str], near: float | None, out: Path | None) -> F
     """Duplicates, and how many there are. out: a new file of the rows that are none, as they are read: unfit rows are in neither."""
     found: list[Duplicate] = []
     kept, unfit = 0, Counter[str]()
+    rows = _good(places, unfit)
     with new_file(out) as target:
-        for row in duplicates(_good(places, unfit), near):
+        for row in duplicates(rows, near):
             if isinstance(row, Duplicate):
                 found.append(row)
                 continue
@@ -230,7 +231,11 @@ def _shown_rows(catalog: Catalog, category: str, count: int) -> Iterator[str | l
 
 
 def _good(places: Sequence[str], unfit: Counter[str]) -> Iterator[Checked]:
-    for row in checked_rows(places):
+    return _counting_unfit(checked_rows(places), unfit)
+
+
+def _counting_unfit(rows: Iterable[Checked | Reject], unfit: Counter[str]) -> Iterator[Checked]:
+    for row in rows:
         if isinstance(row, Reject):
             unfit["rows"] += 1
         else:

@@ -24,6 +24,7 @@ from burnish.rollout.engine.base import GenerateRequest
 from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.engine.fake import Reply, ScriptedEngine
 from burnish.rollout.worker import RolloutWorker, WorkerSetup
+from burnish.trainer.data import audit, sources
 from burnish.trainer.data.config import HELD_OUT_SEEDS, Making
 from burnish.trainer.data.curated.catalog import find_catalog
 from burnish.trainer.data.pairs import lay_out as lay_out_pairs
@@ -76,6 +77,25 @@ def test_a_file_that_is_there_is_never_written_over(tmp_path: Path) -> None:
     for arguments in (("dedup", rows, "--out"), ("check", rows, "--rejects")):
         assert burnish(*arguments, str(there), code=2) == f"error: {there} exists already; choose another place or remove it\n"
     assert there.read_text() == "mine"
+
+
+def test_what_is_written_into_a_folder_that_is_read_is_no_row_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = sources.found_rows
+
+    def once(file: str, *how: Any, **named: Any) -> Any:
+        assert "z-" not in file, "what is written is read"
+        return read(file, *how, **named)
+
+    monkeypatch.setattr(audit, "found_rows", once)
+    write(tmp_path / "a.jsonl", talk("a"), talk("b"), {"what": 1})
+    out, rejects, new = (tmp_path / f"z-{name}.jsonl" for name in ("out", "rejects", "new"))
+    burnish("check", str(tmp_path), "--out", str(out), "--rejects", str(rejects), "--max-rejects", "1")
+    assert (len(out.read_text().splitlines()), len(rejects.read_text().splitlines())) == (2, 1)
+    out.unlink()
+    rejects.unlink()
+    said = burnish("dedup", str(tmp_path), "--out", str(new))
+    assert "2 rows say something new, 0 are exact duplicates" in said
+    assert "there is no such file" in burnish("check", str(out), "--out", str(out), code=2) and not out.exists()
 
 
 def test_stats_tell_languages_by_the_scripts_of_their_letters(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from ...envs.row_files import files_at, new_file, suffix_of
+from ...envs.row_files import files_at, is_there, new_file, suffix_of
 from ...envs.rows import PROSE_SUFFIXES, Problems, stem
 from ...envs.types import Message
 from ...guardrails.guard import Guard
@@ -64,9 +64,13 @@ class Checked:
 
 
 def checked_rows(places: Sequence[str], use: Use = "any") -> Iterator[Checked | Reject]:
-    """Every row of the places in order, read for its use. Raises ValueError when a place is not there or of an unknown suffix."""
-    read = ((_reader(use), place) for place in places)
-    return chain.from_iterable(found_rows(file, reader, _takes_prose(file, use)) for reader, place in read for file in files_at(place))
+    """Every row of the places in order, read for its use. Which files those are is settled by the call, so that what is written meanwhile
+    is none of them. Raises ValueError when a place is not there, and as it is read for one of an unknown suffix."""
+    gone = next((place for place in places if not is_there(place)), None)
+    if gone is not None:
+        raise ValueError(f"{gone}: there is no such file")
+    read = [(_reader(use), files_at(place)) for place in places]
+    return chain.from_iterable(found_rows(file, reader, _takes_prose(file, use)) for reader, files in read for file in files)
 
 
 def _takes_prose(file: str, use: Use) -> bool:
@@ -139,9 +143,9 @@ def check(
     """
     assert guard is not None or kept is None or not kept.labelled, "labels are a policy's"
     labelled_by = guard.policy.id if guard is not None and kept is not None and kept.labelled else ""
-    report = AuditReport()
+    report, rows = AuditReport(), checked_rows(places, use)
     with new_file(rejects) as out, new_file(kept.file if kept is not None else None) as target:
-        for found in checked_rows(places, use):
+        for found in rows:
             verdict, reject = _held(found, guard) if isinstance(found, Checked) else (None, found)
             if guard is not None and isinstance(found, Checked):
                 report.grounded += context_of(guard.policy, _said(found)) is not None
