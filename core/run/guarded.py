@@ -41,29 +41,29 @@ class Answering:
 
 
 def evaluate_guarded(policy: str, prompts: str, model: str, base: str | None, how: Answering, console: Console) -> GuardRecord:
-    """Ask a checkpoint the prompts, and the base before it where there is one; both are asked the same.
+    """Ask a checkpoint the prompts, and the base before it where there is one; both are asked the same. The record is of the
+    models that the names stand for when it begins: a run folder that goes on stands for another one later.
 
     Raises ValueError for what the user can put right, EvaluationFailed when too many prompts failed.
     """
     if how.out is not None and how.out.exists():
         raise ValueError(f"{how.out} is there already, and results are never overwritten; give another --out")
-    for checkpoint in (model, base):
-        if checkpoint is not None:
-            find_model(checkpoint)
-    guard = Guard(load_policy(policy))
-    rows = read_prompts(prompts)
+    models = {what: (name, find_model(name)) for what, name in (("base", base), ("model", model)) if name is not None}
+    guard, rows = Guard(load_policy(policy)), read_prompts(prompts)
     tasks = prompt_tasks(rows, guard.policy)
     suite = policy_suite(SUITE, "Prompts by a guardrail policy.", policy, lambda count: tasks[:count], len(rows), max_tokens=how.max_tokens)
-    before = _answered("base", base, suite, rows, how, console) if base is not None else None
-    after = _answered("model", model, suite, rows, how, console)
-    judged = {name: judge_rows(guard, found) for name, found in (("base", before), ("model", after)) if found is not None}
+    judged, measured = dict[str, list[JudgedPrompt]](), dict[str, MeasuredModel]()
+    for what, (name, folder) in models.items():
+        weights = manifest_of(folder).weights_sha256
+        found = judged[what] = judge_rows(guard, _answered(what, folder, suite, rows, how, console))
+        measured[what] = MeasuredModel.of(name, weights, sum(row.prompt.answer is None for row in found), rates(found))
     record = GuardRecord(
         policy=guard.policy.id,
         policy_sha256=guard.policy.digest,
         prompts_sha256=prompts_digest(rows),
         max_tokens=how.max_tokens,
-        model=_measured(model, judged["model"]),
-        base=_measured(base, judged["base"]) if base is not None else None,
+        model=measured["model"],
+        base=measured.get("base"),
         differences=differences(judged["base"], judged["model"]) if base is not None else {},
     )
     if how.out is not None:
@@ -76,10 +76,10 @@ def prompts_digest(rows: Sequence[Prompt]) -> str:
     return json_sha256([[row.prompt, row.attack, row.category, row.family, row.context] for row in rows])
 
 
-def _answered(what: str, checkpoint: str, suite: Suite, rows: Sequence[Prompt], how: Answering, console: Console) -> list[Prompt]:
-    """The prompts with what a checkpoint answers, None to what failed."""
+def _answered(what: str, model: Path, suite: Suite, rows: Sequence[Prompt], how: Answering, console: Console) -> list[Prompt]:
+    """The prompts with what a model answers, None to what failed."""
     out = how.out / what if how.out is not None else None
-    (scores,) = evaluate_suites(checkpoint, [suite], Asking(), out, console, how.plugins, how.threads, how.stall_s)
+    (scores,) = evaluate_suites(str(model), [suite], Asking(), out, console, how.plugins, how.threads, how.stall_s)
     return with_answers(rows, scores)
 
 
@@ -87,8 +87,3 @@ def with_answers(rows: Sequence[Prompt], scores: Scores) -> list[Prompt]:
     """The prompts with the answers that a suite of them has, in its order; None where something around the model failed."""
     answers = {one.item: None if one.failure else one.answer for one in scores.samples}
     return [replace(row, answer=answers[str(i)]) for i, row in enumerate(rows)]
-
-
-def _measured(checkpoint: str, judged: Sequence[JudgedPrompt]) -> MeasuredModel:
-    failed = sum(row.prompt.answer is None for row in judged)
-    return MeasuredModel.of(checkpoint, manifest_of(find_model(checkpoint)).weights_sha256, failed, rates(judged))

@@ -13,6 +13,8 @@ from burnish.run.folder import RunFolder
 from burnish.run.under_way import Run
 from burnish.trainer.learner.group import LearnerLost
 from burnish.trainer.models.checkpoints import CheckpointRecord, latest, prune
+from burnish.trainer.models.finding import DIGEST
+from burnish.trainer.models.manifest import own_manifest
 from burnish.trainer.restarts import Restarts
 from burnish.trainer.schedule.progress import PolicyProgress
 
@@ -87,6 +89,18 @@ def _with_other_tasks(progress: PolicyProgress, folder: RunFolder) -> PolicyProg
     return progress
 
 
+def _check_base(run: Run, done: CheckpointRecord) -> None:
+    """Raise ValueError where the recipe's model is none that the checkpoint was made from: what a run folder stands for moves on."""
+    made = own_manifest(done.model(run.folder.path))
+    base = own_manifest(run.session.base) if made is not None else None
+    if made is not None and base is not None and base.digest not in {one.digest for one in made.lineage}:
+        known = ", ".join(f"{DIGEST}{one.digest[:12]}" for one in made.lineage) or "no model"
+        raise ValueError(
+            f"{run.folder.path} cannot resume: its model {run.recipe.model} is {DIGEST}{base.digest[:12]} by now, "
+            f"which {done.name} was not made from; that was made from {known}"
+        )
+
+
 def resume(run: Run, done: CheckpointRecord | None) -> None:
     """Take over what a checkpoint holds, or the beginning of training without one; what came after is forgotten, and done again."""
     session, folder, order = run.session, run.folder, [phase.name for phase in run.recipe.phases]
@@ -102,6 +116,7 @@ def resume(run: Run, done: CheckpointRecord | None) -> None:
         position = json.loads((state / "progress.json").read_text())
         if position.get("tasks") != run.tasks_digest:
             raise ValueError(f"{folder.path} cannot resume: the files of [tasks] are not what they were when it was trained; restore them")
+        _check_base(run, done)
         session.learner.restore_from_path(state / "learner")
         session.loop.progress = _with_other_tasks(PolicyProgress.from_row(position), folder)
         run.remembered = position.get("guards")

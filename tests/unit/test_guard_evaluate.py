@@ -117,6 +117,25 @@ def test_json_is_the_record_and_a_folder_is_not_written_over(folder: Path, model
     assert "out is there already" in evaluate("--model", str(models / "tuned"), "--out", "out", code=2)
 
 
+def test_the_record_is_of_the_weights_that_answered(folder: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a run that goes on, a name stands for another checkpoint a minute later; and a file of prompts may be written anew."""
+    current = folder / "current"
+    current.symlink_to(models / "base")
+
+    @contextmanager
+    def goes_on(setup: WorkerSetup, name: str, stall_s: float) -> Iterator[LoneFleet]:
+        (folder / "prompts.jsonl").write_text("")
+        current.unlink()
+        current.symlink_to(models / "tuned")
+        with scripted_fleet(setup, name, stall_s) as fleet:
+            yield fleet
+
+    monkeypatch.setattr(suites, "lone_fleet", goes_on)
+    record = json.loads(evaluate("--model", "current", "--json"))["model"]
+    assert (record["name"], record["weights_sha256"]) == ("current", read_manifest(models / "base").weights_sha256)
+    assert record["measured"]["all"]["attack_success"]["value"] == 1.0, "as the base answers"
+
+
 @pytest.mark.parametrize(
     ("option", "value"), [("--base", "b"), ("--out", "o"), ("--max-tokens", "3"), ("--threads", "2"), ("--stall-s", "9")]
 )

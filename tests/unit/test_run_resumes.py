@@ -38,6 +38,7 @@ from burnish.run.under_way import Run
 from burnish.trainer.evaluation.config import EvaluationConfig
 from burnish.trainer.learner.group import LearnerLost
 from burnish.trainer.models.checkpoints import CheckpointRecord, latest
+from burnish.trainer.models.manifest import MANIFEST_FILE, Manifest, lineage_of
 from burnish.trainer.schedule.progress import Issued, PolicyProgress
 from burnish.trainer.watch.guards import Alarm, GuardsConfig
 
@@ -104,6 +105,30 @@ def test_a_phase_that_got_more_steps_is_evaluated_at_its_new_end(tmp_path: Path,
     assert {mode: found.success for (_, mode), found in run.results.items()} == dict.fromkeys(modes, 0.9)
     recorded = [(one.step, one.result.mode) for one in read_evaluations(run.folder.evaluations_file)]
     assert sorted(recorded) == sorted((step, mode) for step in (100, 200) for mode in modes)
+
+
+def stored_model(folder: Path, digest: str, *parents: Manifest) -> Manifest:
+    """A model folder with nothing but a manifest in it."""
+    made = Manifest(
+        name=folder.name, stage="rft", source="x", architecture="LlamaForCausalLM", parameters=1, files={"model.safetensors": digest * 64},
+        parents=tuple(one.digest for one in parents), lineage=lineage_of(parents), created_by="x", created_at=datetime.now(UTC),
+    )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST_FILE).write_text(made.model_dump_json())
+    return made
+
+
+def test_a_run_does_not_go_on_from_another_model_than_it_began_with(tmp_path: Path) -> None:
+    """A run folder as the model stands for its latest checkpoint, and there may be a later one by now."""
+    with EpisodeStore(tmp_path / "episodes", "r") as store:
+        run, done = run_of(tmp_path, 200, store, lambda mode: result(mode, 0.0)), checkpoint(tmp_path, 20)
+        session: Any = run.session
+        session.base, session.recipe.model = tmp_path / "base", "runs/other"
+        stored_model(done.model(tmp_path), "b", stored_model(session.base, "a"))
+        resume(run, done)
+        stored_model(session.base, "c")
+        with pytest.raises(ValueError, match=r"its model runs/other is sha256:\w+ by now, which rft-20 was not made from"):
+            resume(run, done)
 
 
 def test_episodes_that_are_taken_back_do_not_come_with_a_file_that_was_being_written(
