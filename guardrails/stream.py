@@ -87,8 +87,7 @@ class StreamGuard:
         self.decision = self._guard.check(self._text, "output", self._context, self._before, self._budget)
         if self.decision.blocked:
             return ""
-        rest = self._let_out(len(self._text), self.decision, 0)
-        return f"{rest}\n\n{self.decision.message}" if self.decision.action == "warn" else rest
+        return self._let_out(len(self._text), self.decision, 0) + self.decision.below
 
     def _safe(self, decision: Decision, base: int) -> int:
         """How far the text may go out: to the end of the last sentence, or as far as the hold allows, but not into a word or a finding.

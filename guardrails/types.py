@@ -104,7 +104,12 @@ class Decision:
         """What the reader gets: the message where the text is blocked, the text with the message below it for a warning, else the text."""
         if self.blocked:
             return self.message
-        return f"{self.text}\n\n{self.message}" if self.action == "warn" else self.text
+        return self.text + self.below
+
+    @property
+    def below(self) -> str:
+        """What stands below a text that goes on with a warning, "" where there is none."""
+        return f"\n\n{self.message}" if self.action == "warn" else ""
 
     def to_row(self, evidence: bool = True) -> dict[str, Any]:
         """As JSON: `found` findings in all, those that are told one by one. evidence: False leaves out everything that the text said."""

@@ -31,7 +31,8 @@ class Record:
     id: what its answer carries. key: the name of its key. model: the one that is asked for, once it is known to be one; version: the one
     that answers. refused: why it was not answered (`admission.Reason`). Tokens are those that the model read and wrote, whatever of them
     went out. asked: the messages or the prompt, kept only where a log is to hold them. read: the request as the model read it, and its
-    bytes. store: whether the client wants its answer kept, None where it says nothing.
+    bytes. below: of each choice, by its index, the warnings that the policy adds below what the model wrote. store: whether the client
+    wants its answer kept, None where it says nothing.
     """
 
     route: str = ""
@@ -47,6 +48,7 @@ class Record:
     asked: Any = None
     read: Any = None
     read_bytes: int = 0
+    below: dict[int, str] = field(default_factory=dict)
     store: bool | None = None
     started: float = field(default_factory=time.monotonic)
     first_s: float | None = None

@@ -9,7 +9,7 @@ from typing import Any
 from ..guardrails.asks import Asks
 from ..guardrails.guard import Guard
 from ..guardrails.stream import StreamGuard
-from ..guardrails.types import Decision
+from .audit import Record
 from .choices import said, saying
 
 DONE = b"data: [DONE]"
@@ -23,23 +23,23 @@ def event(row: dict[str, Any]) -> bytes:
 class GuardedStream:
     """Takes the bytes of a stream and gives those that may go out: `take` is called with each piece, in order.
 
-    warning: what stands below the answer in any case. decided: called with the decision on each choice. count: of choices that
-    were asked for, some of which may begin late. before: what a choice goes on from, by its index. `over`: every one has been
-    blocked, so that nothing more will go out. asks: what all choices together take the calls of their judges from.
-    context: what each must follow from.
+    warning: what stands below the answer in any case. record: where the decision on each choice is noted, and what stands below it.
+    count: of choices that were asked for, some of which may begin late. before: what a choice goes on from, by its index. `over`: every
+    one has been blocked, so that nothing more will go out. asks: what all choices together take the calls of their judges from. context:
+    what each must follow from.
     """
 
     def __init__(
         self,
         guard: Guard,
         warning: str,
-        decided: Callable[[Decision], object],
+        record: Record,
         count: int = 1,
         before: Callable[[int], str] = lambda _: "",
         asks: Asks | None = None,
         context: str | None = None,
     ) -> None:
-        self._guard, self._warning, self._decided, self._count = guard, warning, decided, count
+        self._guard, self._warning, self._record, self._count = guard, warning, record, count
         self._before, self._asks, self._context = before, asks, context
         self._rest = b""
         self._choices: dict[int, StreamGuard] = {}
@@ -76,7 +76,8 @@ class GuardedStream:
         text, finish = stream.feed(said(choice)), choice.get("finish_reason")
         if finish is not None and not stream.blocked:
             text += stream.end()
-            text += f"\n\n{self._warning}" if self._warning and not stream.blocked else ""
+            if not stream.blocked:
+                text += self._warning
         if stream.blocked:
             assert stream.decision is not None
             text += f"\n\n{stream.decision.message}" if stream.begun else stream.decision.message
@@ -84,7 +85,8 @@ class GuardedStream:
         if finish is not None:
             self._closed.add(index)
             assert stream.decision is not None
-            self._decided(stream.decision)
+            self._record.decisions.append(stream.decision)
+            self._record.below[index] = "" if stream.blocked else stream.decision.below + self._warning
         elif not text and "role" not in (choice.get("delta") or {}):
             return None
         return {**saying(choice, text), "finish_reason": finish}

@@ -70,13 +70,13 @@ class GuardedChatApp:
             strictest = max(blocked, key=lambda decision: ACTIONS.index(decision.action))
             await _answer_instead(request, record, strictest, send)
             return
-        warning = next((decision.message for decision in decisions if decision.action == "warn"), "")
+        warning = next((decision.below for decision in decisions if decision.action == "warn"), "")
         # of an answer that may hold calls, `ToolCallsApp` knows what is said and what is a call
         context = None if may_call(request) else await self._looks.at(context_asked, self._guard.policy, request)
         inner, handed_on = with_request(scope, receive, request)
         if request.get("stream"):
             before, count = before_answers(request), answers_of(request)
-            stream = GuardedStream(self._guard, warning, record.decisions.append, count, before, asks, context)
+            stream = GuardedStream(self._guard, warning, record, count, before, asks, context)
             await self._stream(inner, handed_on, send, record, stream)
         else:
             await self._whole(inner, handed_on, send, partial(self._answered, record, warning, before_answers(request), asks, context))
@@ -122,9 +122,10 @@ class GuardedChatApp:
         for i, choice in enumerate(answer["choices"]):
             decision = await self._looks.at(self._guard.check, said(choice), "output", context, before(choice["index"]), asks)
             record.decisions.append(decision)
-            text = f"{decision.reply}\n\n{warning}" if warning and not decision.blocked else decision.reply
+            below = "" if decision.blocked else decision.below + warning
+            record.below[choice["index"]] = below
             ended = {"finish_reason": "content_filter", "stop_reason": None} if decision.blocked else {}
-            answer["choices"][i] = saying(choice, text) | ended
+            answer["choices"][i] = saying(choice, decision.message if decision.blocked else decision.text + below) | ended
         return json.dumps(answer).encode()
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send, record: Record, stream: GuardedStream) -> None:

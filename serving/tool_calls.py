@@ -166,7 +166,7 @@ class _Answer:
 
     def _whole(self, answer: dict[str, Any]) -> bytes:
         for choice in answer.get("choices", ()):
-            read = self._read(choice["message"].get("content"), choice.get("finish_reason"))
+            read = self._read(choice["message"].get("content"), choice.get("finish_reason"), choice["index"])
             if read is not None:
                 choice["message"] |= read.message
                 choice |= read.ended
@@ -202,7 +202,7 @@ class _Answer:
         """What goes out of a choice: its events as they came, or one of its calls."""
         said = "".join((one["choices"][0].get("delta") or {}).get("content") or "" for one in events)
         last = events[-1]["choices"][0]
-        read = self._read(said, last["finish_reason"])
+        read = self._read(said, last["finish_reason"], last["index"])
         if read is None:
             return events
         delta = {"role": "assistant", **read.message}
@@ -210,7 +210,15 @@ class _Answer:
             delta["tool_calls"] = [{"index": i, **row} for i, row in enumerate(delta["tool_calls"])]
         return [events[-1] | {"choices": [{**last, "delta": delta, **read.ended}]}]
 
-    def _read(self, said: str | None, finish: str | None) -> _Read | None:
+    def _read(self, said: str | None, finish: str | None, index: int) -> _Read | None:
+        """What becomes of the choice of an index, as `_read_own` has it of what the model wrote; the policy's warnings stay below that."""
+        below = self.record.below.get(index, "")
+        read = self._read_own(said.removesuffix(below), finish) if said else None
+        if read is None or read.ended is HELD_BACK:
+            return read
+        return replace(read, message=read.message | {"content": f"{read.message['content'] or ''}{below}".lstrip("\n") or None})
+
+    def _read_own(self, said: str, finish: str | None) -> _Read | None:
         """What an answer becomes that holds calls, or does not follow from its context; None where it stays as it is: without calls, cut
         short or held back, or with arguments that are."""
         assert self.parser is not None

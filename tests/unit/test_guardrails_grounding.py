@@ -177,6 +177,43 @@ async def test_without_messages_of_the_named_roles_nothing_is_held(file: Path, g
     assert answer.json()["choices"][0]["message"]["content"] == INSTEAD
 
 
+ASKS_AFTER, PROMISES = "Speak to an adviser first.", "This is no advice."
+WARNED = """
+[categories.advice]
+kind = "own"
+action = "warn"
+where = ["input"]
+message = "Speak to an adviser first."
+
+[[words]]
+name = "advice"
+category = "advice"
+words = ["savings account"]
+"""
+
+
+@pytest.mark.parametrize("beside", ["asked", "answered"])
+@pytest.mark.parametrize("tools", [[], HANDS])
+async def test_a_warning_of_the_policys_own_need_not_follow(file: Path, beside: str, tools: list[Any]) -> None:
+    own = ASKS_AFTER if beside == "asked" else PROMISES
+    file.write_text(TOML + FACTS + (WARNED if beside == "asked" else WARNED.replace('"input"', '"output"').replace(ASKS_AFTER, PROMISES)))
+    service = client(serving(Model(SOURCE), Guard(load_policy(file))))
+    row = {"model": "m", "messages": asked(), "tools": tools}
+    choice = (await service.post("/v1/chat/completions", json=row)).json()["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == (f"{SOURCE}\n\n{own}", "stop")
+    assert streamed(await service.post("/v1/chat/completions", json={**row, "stream": True})) == [(f"{SOURCE}\n\n{own}", "stop")]
+    wrong = client(serving(Model(WRONG), Guard(load_policy(file))))
+    assert streamed(await wrong.post("/v1/chat/completions", json={**row, "stream": True})) == [(INSTEAD, "content_filter")]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_warning_stands_beside_a_call(file: Path, stream: bool) -> None:
+    file.write_text(TOML + FACTS + WARNED)
+    row = {"model": "m", "messages": asked(), "tools": HANDS, "stream": stream}
+    answer = await client(serving(Model('read_file("/data/b")'), Guard(load_policy(file)))).post("/v1/chat/completions", json=row)
+    assert '"read_file"' in answer.text and f'"content": "{ASKS_AFTER}"' in answer.text and "tool_calls" in answer.text
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("beside", "passes"), [("", True), (SOURCE, True), (WRONG, False)])
 async def test_a_call_follows_from_nothing_but_what_is_said_beside_it_does(guard: Guard, stream: bool, beside: str, passes: bool) -> None:
