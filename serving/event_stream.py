@@ -20,6 +20,29 @@ def event(row: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(row).encode() + b"\n\n"
 
 
+def says_nothing(body: bytes) -> bool:
+    """Whether a piece of a body holds nothing of an answer yet: no byte, or events that only say whose answer begins.
+
+    Example: `says_nothing(event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}))`.
+    """
+    return all(_only_begins(raw) for raw in body.split(b"\n\n") if raw)
+
+
+def _only_begins(raw: bytes) -> bool:
+    try:
+        row = json.loads(raw.removeprefix(b"data: "))
+    except ValueError:
+        return False
+    choices = row.get("choices") if isinstance(row, dict) else None
+    return bool(choices) and not any(_tells(choice) for choice in choices)
+
+
+def _tells(choice: dict[str, Any]) -> bool:
+    """Whether there is more to a choice of a stream than its index and a role."""
+    told = {**choice, **(choice.get("delta") or {})}
+    return any(value for key, value in told.items() if key not in ("index", "role", "delta"))
+
+
 class GuardedStream:
     """Takes the bytes of a stream and gives those that may go out: `take` is called with each piece, in order.
 

@@ -28,6 +28,7 @@ from .canary.judge import JudgedAnswer
 from .canary.watch import CanaryWatch, Judgement, JudgeOutage
 from .config import ServingConfig
 from .engine import start_engine
+from .event_stream import says_nothing
 from .liveness import Liveness
 from .routes import (
     Routes,
@@ -199,15 +200,23 @@ class Router:
                 calls[-1].cancel()
 
     async def _attempt(self, handle: Any, path: str, body: bytes, send: Send, calls: list[Any]) -> None:
-        """Put a request to a version until a replica has answered. calls: where each call is noted before anything is waited for."""
+        """Put a request to a version until a replica has answered. What comes before the first word of an answer is held till then, for a
+        stream begins while its request still waits. calls: where each call is noted before anything is waited for."""
         begun = False
         for attempt in range(ATTEMPTS):
             calls.append(handle.remote(path, body))
+            held = list[Message]()
             try:
                 async for batch in calls[-1]:
                     for message in batch:
-                        begun = begun or message["type"] != USAGE
-                        await send(message)
+                        if message["type"] == USAGE:
+                            await send(message)
+                            continue
+                        held.append(message)
+                        begun = begun or not (message["type"] == "http.response.start" or says_nothing(message.get("body", b"")))
+                        if begun:
+                            await _let_go(held, send)
+                await _let_go(held, send)
                 return
             except RayActorError:
                 if begun or attempt == ATTEMPTS - 1:
@@ -215,6 +224,11 @@ class Router:
             except (BackPressureError, DeploymentUnavailableError):
                 said = "as many requests wait for this model as may; come again"
                 raise Refused(503, "full", said, code="overloaded", again_s=AGAIN_S) from None
+
+
+async def _let_go(held: list[Message], send: Send) -> None:
+    while held:
+        await send(held.pop(0))
 
 
 class CanaryJudges:

@@ -198,13 +198,14 @@ def test_a_bad_edit_is_said_and_changes_nothing(deployed: Deployed) -> None:
 def test_a_replica_that_is_killed_loses_no_request_that_had_no_answer_yet(deployed: Deployed) -> None:
     replica = replica_of("clerk:v1")
     engine_of(replica).suspend()  # it takes a request, and does not answer
-    with ThreadPoolExecutor(1) as pool:
-        asking = pool.submit(deployed.ask, "caller-0", "clerk:v1")
-        until(lambda: deployed.under_way("caller-0"), "asking")
+    with ThreadPoolExecutor(2) as pool:
+        asking = [pool.submit(deployed.ask, f"caller-{i}", "clerk:v1", stream=stream) for i, stream in enumerate((False, True))]
+        until(lambda: deployed.under_way("caller-0") and deployed.under_way("caller-1"), "asking")
         time.sleep(1.0)  # from the gateway to the replica
-        assert not asking.done()
+        assert not any(one.done() for one in asking)
         os.kill(replica.pid, signal.SIGKILL)
-        assert asking.result(WAIT_S) == "I am the first one.", "another answers what was in flight"
+        answers = [one.result(WAIT_S) for one in asking]
+    assert answers == ["I am the first one."] * 2, "another answers what was in flight"
     assert replica_of("clerk:v1").pid != replica.pid
     for caller in deployed.keys:
         assert deployed.ask(caller) == deployed.expected(caller, 50, 50)

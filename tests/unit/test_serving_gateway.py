@@ -9,6 +9,7 @@ import pytest
 from ray.exceptions import RayActorError
 
 from burnish.serving.audit import Books
+from burnish.serving.event_stream import DONE, event, says_nothing
 from burnish.serving.gateway import Router
 from burnish.serving.wire import CHAT, USAGE
 
@@ -54,3 +55,68 @@ async def test_a_replica_that_dies_after_it_only_told_what_it_took_is_followed_b
     assert sent == [TAKEN, TAKEN, BODY]
     with pytest.raises(RayActorError):
         await Router(Books(), 60)._answer(Handle([[BODY], RayActorError()], [[BODY]]), CHAT, b"", receive, send)
+
+
+START = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
+
+
+def chunk(index: int = 0, finish: str | None = None, **delta: Any) -> dict[str, Any]:
+    row = {
+        "id": "x",
+        "choices": [{"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}],
+        "usage": {"prompt_tokens": 3},
+    }
+    return {"type": "http.response.body", "body": event(row), "more_body": True}
+
+
+BEGINS = [START, chunk(role="assistant", content=""), chunk(1, role="assistant", content="")]
+"""What vLLM sends of a stream of two choices before the first word of either."""
+END = {"type": "http.response.body", "body": DONE + b"\n\n"}
+
+
+async def streamed(*replicas: list[Any]) -> list[Any]:
+    sent = list[Any]()
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await Router(Books(), 60)._answer(Handle(*replicas), CHAT, b"", receive, send)
+    return sent
+
+
+@pytest.mark.parametrize("before", [[], [START], BEGINS])
+async def test_a_stream_without_a_word_is_put_to_another_replica(before: list[Any]) -> None:
+    whole = [*BEGINS, chunk(content="Yes"), chunk(1, finish="stop", content=""), END]
+    batches = [[one] for one in whole]
+    assert await streamed([before, RayActorError()], batches) == whole
+    with pytest.raises(RayActorError):
+        await streamed([[*BEGINS, chunk(content="Yes")], RayActorError()], batches)
+    with pytest.raises(RayActorError):
+        await streamed(*([before, RayActorError()] for _ in range(3)))
+
+
+async def test_what_is_held_of_an_answer_goes_out_with_its_first_word_or_its_end() -> None:
+    empty = {"type": "http.response.body", "body": b""}
+    assert await streamed([[START], [empty]]) == [START, empty]
+    assert await streamed([BEGINS, [END]]) == [*BEGINS, END]
+
+
+@pytest.mark.parametrize(
+    ("body", "nothing"),
+    [
+        (b"", True),
+        (event({"choices": [{"index": 0, "text": "", "finish_reason": None}]}), True),
+        (event({"choices": [{"index": 0, "text": "It", "finish_reason": None}]}), False),
+        (event({"choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "length"}]}), False),
+        (event({"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0}]}}]}), False),
+        (event({"error": {"code": 500}}), False),
+        (event({"choices": []}), False),
+        (b'{"choices": [{"message": {"role": "assistant", "content": ""}}]}', False),
+        (b"data: [", False),
+    ],
+)
+def test_nothing_is_said_by_events_that_only_name_a_role(body: bytes, nothing: bool) -> None:
+    assert says_nothing(body) is nothing
