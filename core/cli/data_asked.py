@@ -36,7 +36,8 @@ def of_suites(names: Sequence[str]) -> Iterator[AskedItem]:
 
 
 def of_recipe(file: Path, trust: bool = False) -> tuple[list[AskedItem], list[str]]:
-    """The held-out tasks of a recipe's evaluation and the items of its `[retention]`, and the places of rows that its phases hold out.
+    """The held-out tasks of a recipe's evaluation and as many items as its `[retention]` asks, and the places of rows that its phases hold
+    out.
 
     trust: whether one that lies in a run folder may name what that folder may not (`load_recipe`). Raises ValueError when the recipe is
     unfit, names what it may not, or its tasks cannot be had.
@@ -45,17 +46,20 @@ def of_recipe(file: Path, trust: bool = False) -> tuple[list[AskedItem], list[st
     table, files = run.evaluation, run.tasks.files
     tasks = held_out_tasks(table.seeds, table.tasks) if files is None else read_task_files(files).held_out_tasks(table.tasks)
     asked = list(_asked(tasks, run.environment.id, run.environment.args, str(file)))
-    asked += [question for suite in run.suites for question in _of_suite(suite)]
+    items = run.retention.items if run.retention is not None else None
+    asked += [question for suite in run.suites for question in _of_suite(suite, items)]
     rows = (phase.table.supervised_rows for phase in run.phases)
     return asked, [one.held_out for one in rows if one is not None and one.held_out is not None]
 
 
-def _of_suite(suite: Suite) -> Iterator[AskedItem]:
+def _of_suite(suite: Suite, items: int | None = None) -> Iterator[AskedItem]:
+    """items: how many of them are asked, as many as the suite says when None."""
+    count = items or suite.items
     if suite.tasks is not None:
-        yield from _asked(suite.tasks(suite.items), suite.environment, suite.environment_args, suite.id)
+        yield from _asked(suite.tasks(count), suite.environment, suite.environment_args, suite.id)
         return
     assert suite.texts is not None
-    for i, text in enumerate(suite.texts(suite.items)):
+    for i, text in enumerate(suite.texts(count)):
         yield AskedItem(f"{suite.id}:{i}", text.text)
 
 

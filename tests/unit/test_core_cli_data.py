@@ -145,6 +145,11 @@ def test_contamination_knows_suites_and_what_a_recipe_measures_with(tmp_path: Pa
     )
     said = burnish("contamination", trained, "--recipe", str(recipe), code=1)
     assert "of 106 rows" in said and f"recipe.toml:heldout-{HELD_OUT_SEEDS[0] + 1}: 100%" in said and "procedural-v1:3: 100%" in said
+    recipe.write_text(recipe.read_text() + "items = 150\n")
+    late = write(tmp_path / "late.jsonl", talk(procedural(150)[149].prompt[0].text))
+    said = burnish("contamination", late, "--recipe", str(recipe), code=1)
+    assert "of 156 rows" in said and "procedural-v1:149: 100%" in said, "as many items as the recipe asks"
+    recipe.write_text(recipe.read_text().removesuffix("items = 150\n"))
     clean = write(tmp_path / "b.jsonl", talk("Whose coat is this?"))
     assert "0 of 106 rows" in burnish("contamination", clean, "--recipe", str(recipe))
     assert "1 of 1 rows" in burnish("contamination", held_out, "--against", held_out, code=1)
