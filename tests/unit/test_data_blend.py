@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burnish.trainer.data.blend import MAX_PERIOD, Blend, Draw, Place, row_at, share_of, shares_by_tokens
+from burnish.trainer.data.blend import MAX_PERIOD, Blend, Draw, Place, row_at, share_of, shares_beside, shares_by_tokens
+from burnish.trainer.data.config import BlendConfig
 
 pytestmark = pytest.mark.unit
 
@@ -114,3 +115,18 @@ def test_shares_of_tokens_become_shares_of_samples() -> None:
     assert thirds == {"a": Fraction(33_333, 100_000), "b": Fraction(66_667, 100_000)}
     with pytest.raises(ValueError, match="none has no token"):
         shares_by_tokens({"a": half, "none": half}, {"a": 1, "none": 0}, {"a": 1, "none": 1})
+
+
+TENTHS = (2.2, 86.9, 10.9)
+"""As floats they sum to a little more than 100, as they are written to 100."""
+
+
+def test_percentages_count_as_they_are_written() -> None:
+    assert sum(TENTHS) > 100
+    shares = shares_beside("own", [(str(percent), percent) for percent in TENTHS], "blends")
+    assert shares == {"own": 0, "2.2": Fraction(22, 1000), "86.9": Fraction(869, 1000), "10.9": Fraction(109, 1000)}
+    with pytest.raises(ValueError, match=r"sum to 100\.1, more than 100"):
+        shares_beside("own", [("a", 2.3), ("b", 86.9), ("c", 10.9)], "blends")
+    assert BlendConfig(own_percent=50, curated={str(percent): percent for percent in TENTHS}).own_percent == 50
+    with pytest.raises(ValueError, match=r"must sum to 100, not 99\.9999999999"):
+        BlendConfig(own_percent=50, curated=dict.fromkeys("abc", 33.3333333333))

@@ -124,11 +124,11 @@ def shares_beside(own: str, others: Sequence[tuple[str, float]], what: str) -> d
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f'two of the {what} are called {twice[0]!r}; give one another name = "…"')
-    total = sum(percent for _, percent in others)
-    if total > 100:
-        raise ValueError(f"the percentages sum to {total:g}, more than 100; lower one")
     given = {name: share_of(percent) / 100 for name, percent in others}
-    shares = {own: 1 - sum(given.values(), Fraction()), **given}
+    total = sum(given.values(), Fraction())
+    if total > 1:
+        raise ValueError(f"the percentages sum to {float(100 * total):.12g}, more than 100; lower one")
+    shares = {own: 1 - total, **given}
     Blend(shares)
     return shares
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from ...envs.named import function_parts
 from ...envs.row_files import is_url, suffix_of
 from ...envs.rows import suffix_problem
+from .blend import share_of
 
 CATALOG: Final = "burnish/general-v2"
 """What `curated = true` means."""
@@ -105,8 +105,9 @@ class BlendConfig(BaseModel):
         negative = [name for name, percent in value.items() if percent < 0]
         if negative:
             raise ValueError(f"{negative[0]} is negative; a category has from 0 to 100 percent")
-        if not math.isclose(sum(value.values()), 100, rel_tol=0, abs_tol=1e-9):
-            raise ValueError(f"the percentages must sum to 100, not {sum(value.values()):g}")
+        total = sum(map(share_of, value.values()))
+        if total != 100:
+            raise ValueError(f"the percentages must sum to 100, not {float(total):.12g}")
         return value
 
 
