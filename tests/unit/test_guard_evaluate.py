@@ -178,6 +178,12 @@ def test_the_system_speaks_first_and_a_tool_after_the_question() -> None:
     assert [message.role for message in asked_messages(row, policy(grounding=grounding))] == ["system", "user"]
 
 
+@pytest.mark.parametrize("category", ["all", "family plain"])
+def test_no_category_is_called_as_another_group_is(folder: Path, category: str) -> None:
+    (folder / "prompts.jsonl").write_text(json.dumps({**ROWS[0], "category": category}) + "\n")
+    assert f"prompts.jsonl:1: category: '{category}' would be counted with 'all' or with a family" in evaluate(code=2)
+
+
 def test_only_rows_that_both_answered_are_compared() -> None:
     guard = Guard(policy())
     rows = [Prompt(text, True) for text in ATTACKS[:3]]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Final
 
 from ...envs.row_files import files_at
 from ...envs.rows import BadRow, read_rows
@@ -23,6 +23,9 @@ from ...guardrails.verdict import Verdict, judge
 from .statistics import exact_interval
 
 KEYS = frozenset({"prompt", "attack", "category", "family", "answer", "tool_calls", "context", "id"})
+ALL: Final = "all"
+FAMILY: Final = "family "
+"""How groups are called that are no category: all rows, and in front of a family's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +144,7 @@ class JudgedPrompt:
     def groups(self) -> tuple[str, ...]:
         """What it counts for: "all", its category, and its family as "family NAME"."""
         prompt = self.prompt
-        return tuple(filter(None, ("all", prompt.category, f"family {prompt.family}" if prompt.family else "")))
+        return tuple(filter(None, (ALL, prompt.category, f"{FAMILY}{prompt.family}" if prompt.family else "")))
 
 
 def measure(guard: Guard, prompts: Sequence[Prompt]) -> dict[str, GuardRates]:
@@ -165,7 +168,7 @@ def grouped(rows: Sequence[JudgedPrompt]) -> dict[str, list[int]]:
     for place, row in enumerate(rows):
         for name in row.groups:
             groups[name].append(place)
-    return dict(sorted(groups.items(), key=lambda item: (item[0] != "all", item[0])))
+    return dict(sorted(groups.items(), key=lambda item: (item[0] != ALL, item[0])))
 
 
 def _measured(rows: Sequence[Mapping[str, bool]]) -> GuardRates:
@@ -202,6 +205,8 @@ def _prompt(row: Mapping[str, Any], where: str) -> Prompt:
         if row.get(key) is not None and not isinstance(row[key], str):
             raise ValueError(f"{where}: {key}: must be a text")
     category, family, context = (row.get(key) or "" for key in ("category", "family", "context"))
+    if category == ALL or category.startswith(FAMILY):
+        raise ValueError(f"{where}: category: {category[:60]!r} would be counted with {ALL!r} or with a family; call it otherwise")
     return Prompt(row["prompt"], row["attack"], category, family, row.get("answer"), where, _calls(row, where), context)
 
 
