@@ -31,7 +31,7 @@ AGAIN_S: Final = 1.0
 Reason = Literal[
     "no_key", "expired", "revoked", "keys_unreadable", "route", "unknown_route", "method", "model", "requests", "tokens", "parallel",
     "budget", "full", "too_large", "too_slow", "gone", "invalid", "guard", "answer", "unstored", "host", "engine", "late", "fault",
-    "ending",
+    "starting", "ending",
 ]  # fmt: skip
 """Why a request was refused, as it is counted."""
 

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..guardrails.asks import MOST_ASKS
 from ..guardrails.guard import Guard
-from .admission import Refused, Visit
+from .admission import AGAIN_S, Refused, Visit
 from .apply_guardrail import ApplyGuardrailApp
 from .audit import record_of
 from .front import Front
@@ -46,12 +46,13 @@ def chat_service(
     body_s: float = BODY_S,
     looks: int = AT_ONCE,
     judge_calls: int = MOST_ASKS,
+    complete: Callable[[], bool] = lambda: True,
 ) -> ASGIApp:
     """The whole service but its model: the front, the strict part of the API, tool calls, the guardrail policy, and the meter.
 
     model: answers chat and completion requests, `/health` and `/ready`. models: the names that clients may ask for, as they are now.
     body_s: seconds that a client has to send a request. looks: texts that the guard looks at at a time. judge_calls: as `GuardedChatApp`
-    has it.
+    has it. complete: whether every model has been there; until then one that is not may be on its way.
     """
     front, looking = front or Front(), Looks(looks)
     metered = MeteredChatApp(model)
@@ -61,7 +62,7 @@ def chat_service(
         said = ToolCallsApp(GuardedChatApp(metered, guard, looking, judge_calls), guard.without_asking(), looking)
     observed = ObservedChatApp(said, front.observers) if front.observers else said
     described = partial(description, front.desk is not None, guard.policy if guard is not None else None)
-    service: ASGIApp = StrictChatApp(observed, models, front, body_s, described)
+    service: ASGIApp = StrictChatApp(observed, models, front, body_s, described, complete)
     if front.desk is not None:
         service = FeedbackApp(front.desk, front, service, body_s)
     return service if guard is None else ApplyGuardrailApp(guard, front, service, body_s, looking)
@@ -70,7 +71,7 @@ def chat_service(
 class StrictChatApp:
     """ASGI middleware that lets through what the front does, the routes and honoured fields only. `/health` and `/ready` need no key.
 
-    described: the service in OpenAPI.
+    described: the service in OpenAPI. complete: as `chat_service` has it.
     """
 
     def __init__(
@@ -80,8 +81,10 @@ class StrictChatApp:
         front: Front | None = None,
         body_s: float = BODY_S,
         described: Callable[[], dict[str, Any]] = description,
+        complete: Callable[[], bool] = lambda: True,
     ) -> None:
         self._app, self._models, self._front, self._body_s, self._described = app, models, front or Front(), body_s, described
+        self._complete = complete
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -100,6 +103,7 @@ class StrictChatApp:
             if path in READERS:
                 await self._asked(scope, receive, send, visit)
             elif path == MODELS:
+                self._check_there(bool(self._models()))
                 await answer(send, 200, self._listed(visit))
             elif path == OPENAPI:
                 await answer(send, 200, json.dumps(self._described()).encode())
@@ -125,18 +129,26 @@ class StrictChatApp:
             record.asked = request.get("prompt", request.get("messages"))
         model = request.get("model") or (self._models()[0] if len(self._models()) == 1 else None)
         if not isinstance(model, str):
+            self._check_there(bool(self._models()))
             there = ", ".join(filter(visit.caller.may_ask, self._models()))
             raise Refused(400, "model", f"the request must name a model; there are {there}", param="model")
         if not visit.caller.may_ask(model):
             said = f"the key {visit.caller.name!r} may not ask for {model[:100]!r}"
             raise Refused(403, "model", said, code="insufficient_permissions", param="model")
         if model not in self._models():
+            self._check_there(False)
             raise Refused(404, "model", f"there is no model {model[:100]!r}", code="model_not_found", param="model")
         record.model, record.store = model, request.get("store")
         if record.store and not (self._front.desk is not None and self._front.desk.conversations):
             raise Refused(400, "invalid", "store: this service keeps no conversations; leave it out", param="store")
         visit.take(answers_of(request))
         await self._app(*with_request(scope, receive, request), send)
+
+    def _check_there(self, there: bool) -> None:
+        """Raise Refused where what is asked for is not there, and may be on its way."""
+        if not there and not self._complete():
+            said = "this service is starting, and has not all of its models yet; come again"
+            raise Refused(503, "starting", said, code="overloaded", again_s=AGAIN_S)
 
 
 def _called(path: str, method: str) -> Route | Refused:

@@ -275,8 +275,15 @@ class Gateway:
         self._front.observers.append(self._watch.consider)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
+        router = self._router
         return chat_service(
-            self._router, lambda: names(self._router.routes), self._front, self._guard, looks=self._looks, judge_calls=self._judge_calls
+            router,
+            lambda: names(router.routes),
+            self._front,
+            self._guard,
+            looks=self._looks,
+            judge_calls=self._judge_calls,
+            complete=lambda: router.started,
         )
 
     async def drain(self) -> int:

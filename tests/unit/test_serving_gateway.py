@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import pytest
 from ray.exceptions import RayActorError
 
+from burnish.serving.app import chat_service
 from burnish.serving.audit import Books
 from burnish.serving.event_stream import DONE, event, says_nothing
+from burnish.serving.front import Front
 from burnish.serving.gateway import Router
+from burnish.serving.routes import VersionShare, names
 from burnish.serving.wire import CHAT, USAGE
 
 pytestmark = pytest.mark.unit
@@ -120,3 +124,26 @@ async def test_what_is_held_of_an_answer_goes_out_with_its_first_word_or_its_end
 )
 def test_nothing_is_said_by_events_that_only_name_a_role(body: bytes, nothing: bool) -> None:
     assert says_nothing(body) is nothing
+
+
+async def test_a_gateway_that_has_just_started_says_when_to_come_again() -> None:
+    """Until it hears of its versions it knows no model, and while they start not all of them."""
+    front = Front()
+    router = Router(front.books, 60)
+    app = chat_service(router, lambda: names(router.routes), front, complete=lambda: router.started)
+
+    async def told(method: str, path: str, **fields: Any) -> tuple[int, Any, bool]:
+        row = {"messages": [{"role": "user", "content": "?"}], **fields} if method == "POST" else None
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
+            found = await client.request(method, path, json=row)
+        return found.status_code, found.json().get("error", {}).get("code"), "retry-after" in found.headers
+
+    again = (503, "overloaded", True)
+    for asked in (told("POST", CHAT, model="m"), told("POST", CHAT), told("GET", "/v1/models")):
+        assert await asked == again
+    router.routes = {"m": (VersionShare("v1", 1.0),), "n": (VersionShare("v1", 1.0),)}
+    assert await told("POST", CHAT, model="late") == again and (await told("GET", "/v1/models"))[0] == 200
+    assert (await told("POST", CHAT))[0] == 400, "which of them is not said"
+    router.started = True
+    assert await told("POST", CHAT, model="late") == (404, "model_not_found", False)
+    assert front.books.metrics._registry.get_sample_value("burnish_refused_total", {"key": "", "reason": "starting"}) == 4
