@@ -33,7 +33,7 @@ def _only_begins(raw: bytes) -> bool:
         row = json.loads(raw.removeprefix(b"data: "))
     except ValueError:
         return False
-    choices = row.get("choices") if isinstance(row, dict) else None
+    choices = (row.get("choices") if isinstance(row, dict) else None) or []
     return bool(choices) and not any(_tells(choice) for choice in choices)
 
 

@@ -101,8 +101,8 @@ def test_an_episode_with_a_call_and_a_verdict() -> None:
 def test_it_records_which_lines_of_a_turn_hold_its_calls() -> None:
     env = made()
     env.reset(seed=1)
-    for text in ('Let me see.\nmeasure(1, "bore"); measure(1, "lid")\nmeasure(2, "bore")\nThat is all.', "measure(1,", 'measure(3, "pin")'):
-        *_, info = env.step(text)
+    turns = 'Let me see.\nmeasure(1, "bore"); measure(1, "lid")\nmeasure(2, "bore")\nThat is all.', "measure(1,", 'measure(3, "pin")'
+    *_, info = [env.step(text)[-1] for text in turns]
     assert len(info["data"]["tool_calls"]) == 4
     assert info["data"]["call_lines"] == {"call_0": [12, 69], "call_3": [0, 17]}
 
