@@ -58,7 +58,7 @@ from burnish.trainer.objectives.measures import Measured
 from burnish.trainer.objectives.objective import Objective
 from burnish.trainer.phases.common import PhaseConfig
 from burnish.trainer.phases.rft import RFTPhaseConfig, demonstrations_of, lay_out_replay
-from burnish.trainer.playing import run_tasks
+from burnish.trainer.playing import Fleet, run_tasks
 
 
 @dataclass
@@ -146,8 +146,14 @@ class Session:
     ) -> tuple[EvaluationResult, list[Episode]]:
         """Play the held-out tasks once each, under the engines' weights. Raises SyncProofError when those are not the learner's."""
         self.loop.settle()
-        recipe, budget = self.recipe, self.recipe.evaluation.error_budget
-        return evaluate(self.algo.fleet, self.held_out, mode, recipe.rollout.temperature, recipe.success, on_group, budget, self.version)
+        return _evaluated(self, self.algo.fleet, self.held_out, mode, on_group)
+
+    def measure(
+        self, tasks: int, mode: Mode = "sampled", on_group: Callable[[EpisodeGroup], None] | None = None
+    ) -> tuple[EvaluationResult, list[Episode]]:
+        """Play the first `tasks` held-out tasks once each between two steps of the loop, beside what it has under way where its schedule
+        allows that (`PolicyLoop.between_steps`). Raises SyncProofError as `evaluate` does."""
+        return _evaluated(self, self.loop.between_steps(), self.held_out[:tasks], mode, on_group)
 
     def restart_learner(self) -> None:
         """Put a learner of the base model in the place of one that died or hangs. What was under way in the fleet is dropped.
@@ -174,6 +180,13 @@ class Session:
         write_model_folder(weights, self.base, folder, replace(origin, template_args=self.recipe.rollout.template_args))
         with no_progress_bars():
             check_saved(folder, probed)
+
+
+def _evaluated(
+    session: Session, fleet: Fleet, tasks: Sequence[Task], mode: Mode, on_group: Callable[[EpisodeGroup], None] | None
+) -> tuple[EvaluationResult, list[Episode]]:
+    recipe, budget = session.recipe, session.recipe.evaluation.error_budget
+    return evaluate(fleet, tasks, mode, recipe.rollout.temperature, recipe.success, on_group, budget, session.version)
 
 
 @contextmanager

@@ -82,12 +82,14 @@ def line_chart(name: str, points: Points) -> Markup:
 @dataclass(frozen=True, slots=True)
 class Series:
     """One line among several: its label, and (x, value, low, high) with x ascending; low and high are the value where no interval is known.
+    dashed: how it is drawn.
 
     Example: `Series("run-1", ((1, 0.5, 0.4, 0.6), (2, 0.55, 0.45, 0.65)))`.
     """
 
     label: str
     points: tuple[tuple[int, float, float, float], ...]
+    dashed: bool = False
 
 
 def overlay_chart(name: str, lines: Sequence[Series], axis: str, called: Sequence[str] = (), least: float | None = None) -> Markup:
@@ -129,7 +131,16 @@ def overlay_chart(name: str, lines: Sequence[Series], axis: str, called: Sequenc
         edge = [place(x, upper) for x, _, _, upper in points] + [place(x, lower) for x, _, lower, _ in reversed(points)]
         if any(lower < upper for _, _, lower, upper in points):
             out.append(shape.format("polygon", "band", i, _points(edge), printable(label), "polygon"))
-        out.append(shape.format("polyline", "line", i, _points([place(x, v) for x, v, *_ in points]), printable(label), "polyline"))
+        out.append(
+            shape.format(
+                "polyline",
+                "line dashed" if lines[i].dashed else "line",
+                i,
+                _points([place(x, v) for x, v, *_ in points]),
+                printable(label),
+                "polyline",
+            )
+        )
         if len(points) < SMOOTH_FROM:
             dot = Markup('<circle class="mark s{}" cx="{}" cy="{}" r="2.4"><title>{}</title></circle>')
             out += [dot.format(i, *map(_round, place(x, v)), printable(f"{label}, {at(x)}: {number(v)}")) for x, v, *_ in points]

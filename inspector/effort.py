@@ -72,7 +72,8 @@ def effort_of(run: RecordedRun) -> Effort:
         trained = _total(_trained(values) for values in mine.values())
         spent = (None if cpus is None else hours * cpus, None if gpus is None else hours * gpus)
         found.append(PhaseEffort(phase, len(took), sum(took), sampled, trained, *spent))
-    evaluated = _total(one.result.tokens * one.result.episodes for one in run.evaluations) or 0.0
+    between = [_product(values, "held_out/episodes", "held_out/tokens") for values in latest.values()]
+    evaluated = _total([*(one.result.tokens * one.result.episodes for one in run.evaluations), *between]) or 0.0
     return Effort(cpus, gpus, tuple(found if len(found) > 2 else found[:-1]), evaluated)
 
 

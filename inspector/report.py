@@ -11,11 +11,13 @@ from pathlib import Path
 
 from ..rollout.store.records import EvaluationRecord
 from ..rollout.store.transcripts import Transcript
+from ..trainer.evaluation.between import reward_of
 from .account import times_of
 from .alarms import alarms_of
 from .blends import blend_rows
 from .charts import Series, Whisker, line_chart, overlay_chart, whisker_chart
 from .effort import effort_of, step_seconds
+from .held_out import DASHED, held_out_series, success_curve
 from .kept import kept
 from .library import Library
 from .plots import Curve, frontier_drawing, idle_curves, latencies_of, min_retention, retention_curves
@@ -25,7 +27,8 @@ from .text import percent
 from .unmeasured import unmeasured
 
 SHOWN_FIRST = (
-    "success", "reward_mean", "reward", "reward/", "held_out_loss", "loss", "learner/loss", "preferred", "margin", "kl",
+    "success", "held_out/success", "reward_mean", "held_out/reward_mean", "reward", "reward/", "held_out/", "held_out_loss", "loss",
+    "learner/loss", "preferred", "margin", "kl",
     "learner/reference_kl", "entropy", "learner/entropy", "episode/tokens", "episode/turns", "truncated", "failed", "failed/",
     "learner/staleness_mean", "learner/staleness_max", "learner/stale_fraction", "learner/drift_kl", "learner/mismatch_kl",
     "learner/parity_max", "learner/parity_mean",
@@ -61,6 +64,7 @@ def render_report(run: RecordedRun, transcripts: Iterable[Transcript]) -> str:
     held_out, latest = _gather(transcripts, ends)
     pairs = before_and_after(held_out, ends) if ends else []
     sampled = final_evaluations(run.evaluations, "sampled")
+    stored, trained = Library(run.path / "episodes"), phases_of(run.metrics)
     last = list((sampled or final_evaluations(run.evaluations, "greedy")).values())[-1:]
     return environment(Path(__file__).parent).get_template("report.html.jinja").render(
         run=run,
@@ -72,7 +76,7 @@ def render_report(run: RecordedRun, transcripts: Iterable[Transcript]) -> str:
         part_names=sorted({name for record in run.evaluations for name in record.result.parts}),
         whiskers=whisker_chart(_whiskers(run)) if run.evaluations else None,
         last=last[0] if last else None,
-        curves={phase: [*reward_curve(Library(run.path / "episodes"), phase), *curves_of(run, phase)] for phase in phases_of(run.metrics)},
+        curves={phase: [*reward_curve(stored, run, phase), *success_curve(run, phase), *curves_of(run, phase)] for phase in trained},
         shown=CURVES,
         times=times_of(run),
         idle={phase: idle_curves(run, phase) for phase in phases_of(run.metrics)},
@@ -176,12 +180,13 @@ def _whiskers(run: RecordedRun) -> list[Whisker]:
     ]
 
 
-def reward_curve(stored: Library, phase: str) -> list[Curve]:
-    """The reward of the stored episodes of a phase with its interval, as `Library.rewards` has it; nothing where none are stored. Raises
-    ValueError as that does."""
-    points = stored.rewards(phase)
-    svg = overlay_chart(f"{REWARD} of its mean over tasks", [Series(f"{REWARD} of its mean over tasks", tuple(points))], "step")
-    return [Curve(REWARD, svg, points[0][1], points[-1][1])] if svg else []
+def reward_curve(stored: Library, run: RecordedRun, phase: str) -> list[Curve]:
+    """The reward of the stored episodes of a phase with its interval, as `Library.rewards` has it, beside that of held-out tasks that were
+    played in its course; nothing where none are stored. Raises ValueError as that does."""
+    points, measured = stored.rewards(phase), held_out_series(run, phase, reward_of)
+    lines = [Series(f"{REWARD} of its mean over tasks", tuple(points)), *([] if measured is None else [measured])]
+    svg = overlay_chart(f"{REWARD} of its mean over tasks", lines, "step") if points else ""
+    return [Curve(f"{REWARD}; {DASHED}" if measured else REWARD, svg, points[0][1], points[-1][1])] if svg else []
 
 
 def curves_of(run: RecordedRun, phase: str) -> list[Curve]:
@@ -196,11 +201,13 @@ def curves_of(run: RecordedRun, phase: str) -> list[Curve]:
 
 def metric_rank(name: str) -> int:
     """The place of a metric among those that say most, from 0; all others come after them, and seconds last."""
+    if SHOWN_LAST.fullmatch(name):
+        return len(SHOWN_FIRST) + 1
     group = name.partition("/")[0] + "/"
     for wanted in (name, group):
         if wanted in SHOWN_FIRST:
             return SHOWN_FIRST.index(wanted)
-    return len(SHOWN_FIRST) + bool(SHOWN_LAST.fullmatch(name))
+    return len(SHOWN_FIRST)
 
 
 def facts_of(run: RecordedRun) -> list[tuple[str, str]]:

@@ -11,10 +11,12 @@ from statistics import fmean
 from rich.table import Table
 from rich.text import Text
 
+from ..trainer.evaluation.between import TASKS, success_of
 from .account import times_of
 from .alarms import alarms_of
 from .blends import recorded_phases
 from .effort import step_seconds
+from .held_out import held_out_series
 from .kept import has_share
 from .runs import MetricRow, RecordedRun, final_ledger, series_of
 from .text import cut, number, percent, printable
@@ -153,6 +155,24 @@ def _curves(seen: Watched, last: MetricRow) -> Iterator[tuple[str, str]]:
         values = [value for _, value in series.get(metric, ())]
         if values and metric in last.values:
             yield name, f"{sparkline(values)} {number(last.values[metric])}{more}"
+        if metric == "success":
+            line = held_out_line(seen.run, last.phase)
+            if line:
+                yield "held out", line
+
+
+def held_out_line(run: RecordedRun, phase: str) -> str:
+    """Success on held-out tasks in the course of a phase: its curve, and the last of it; "" where it was not measured.
+
+    Example: "▁▄█ 62.0% (48.2% to 74.1%), n = 50, after step 60".
+    """
+    measured = held_out_series(run, phase, success_of)
+    if measured is None:
+        return ""
+    step, share, low, high = measured.points[-1]
+    tasks = next(row.values[TASKS] for row in reversed(run.metrics) if (row.phase, row.step) == (phase, step))
+    curve = sparkline([point[1] for point in measured.points])
+    return f"{curve} {percent(share)} ({percent(low)} to {percent(high)}), n = {tasks:.0f}, after step {step}"
 
 
 def _failures(run: RecordedRun, last: MetricRow) -> Iterator[tuple[str, str]]:

@@ -35,7 +35,7 @@ from .objectives.measures import Measured, check_probe, compare_engines, probe_o
 from .objectives.objective import Objective, objective_of
 from .objectives.registry import find_advantage
 from .objectives.shaping import shaped, without_cut_short
-from .playing import Fleet
+from .playing import Fleet, SharedFleet
 from .schedule.account import Account
 from .schedule.admission import Admission, Rollouts, Waiting
 from .schedule.beside import beside
@@ -83,13 +83,15 @@ class GroupedPhase(UpdatedPhase, Protocol):
 @dataclass(frozen=True)
 class LoopSettings:
     """What a loop is told. success: the reward part reported as success. parity: how far engines may be from the learner. declared:
-    sizes of reward parts, as far as the recipe says (`rewards.config.declared_sizes`)."""
+    sizes of reward parts, as far as the recipe says (`rewards.config.declared_sizes`). measured_every: after how many steps the policy is
+    measured, each time; None for never."""
 
     phase: GroupedPhase
     limits: RolloutConfig
     success: str
     parity: ParityBound = PARITY_BOUNDS["float32"]
     declared: Mapping[str, float] = field(default_factory=dict)
+    measured_every: int | None = None
 
 
 @dataclass(frozen=True)
@@ -144,10 +146,10 @@ class PolicyLoop:
         self._progress = progress
         self.admission = Admission(phase.groups_per_step, tries, phase.staleness, phase.rollouts, progress.open, again=dict(progress.open))
 
-    def take(self, phase: GroupedPhase, demonstrations: Demonstrations | None = None) -> None:
-        """Let the next steps be those of `phase`, with what is learned beside its episodes; `begin_phase` follows where it is another than
-        before. The position goes on. Raises ValueError as the constructor does."""
-        self.settings = replace(self.settings, phase=phase)
+    def take(self, phase: GroupedPhase, demonstrations: Demonstrations | None = None, measured_every: int | None = None) -> None:
+        """Let the next steps be those of `phase`, with what is learned beside its episodes and the steps between two measurements;
+        `begin_phase` follows where it is another than before. The position goes on. Raises ValueError as the constructor does."""
+        self.settings = replace(self.settings, phase=phase, measured_every=measured_every)
         self.updates = replace(self._updates_of(self.settings), demonstrations=demonstrations)
         self.progress = self._progress
 
@@ -245,6 +247,14 @@ class PolicyLoop:
         if self._owes_weights:
             self.sync()
 
+    def between_steps(self) -> Fleet:
+        """The fleet, for who wants it between two steps with the learner's weights. Where weights change in the middle of episodes, those
+        under way are played on beside; elsewhere they finish first, as with `settle`. The next step has what finished meanwhile."""
+        if self.settings.phase.rollouts != "async" or self._owes_weights:
+            self.settle()
+        self.account.pause()
+        return SharedFleet(self.fleet, lambda group: self._take_in([group], refill=False))
+
     @property
     def exhausted(self) -> bool:
         """Whether for `MAX_IDLE_STEPS` steps no group had anything to teach: the task is solved, out of reach, or the policy collapsed."""
@@ -253,9 +263,11 @@ class PolicyLoop:
     @property
     def _issues_ahead(self) -> bool:
         """Whether this step issues the tasks of the next. Not before a checkpoint, so that a resumed run is the one that was not broken
-        off: what it goes on with was sampled under the weights that it has."""
+        off: what it goes on with was sampled under the weights that it has. Nor before a measurement, which may make one, and wants the
+        engines."""
         phase, step = self.settings.phase, self.progress.step + 1
-        return phase.rollouts == "one_step_off" and step != phase.steps and step % phase.checkpoint_every != 0
+        stops = (phase.checkpoint_every, self.settings.measured_every or phase.checkpoint_every)
+        return phase.rollouts == "one_step_off" and step != phase.steps and all(step % every for every in stops)
 
     def _gather(self) -> None:
         """Wait until the step has what it trains on."""

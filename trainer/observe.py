@@ -20,6 +20,8 @@ SHOWN = {
     "learner/reference_kl": ("burnish_reference_kl", "KL of the policy from its reference, k3 estimate"),
     "learner/parity_max": ("burnish_parity_max", "Largest log-probability difference between engine and learner"),
     "learner/grad_norm": ("burnish_grad_norm", "Global gradient norm before clipping"),
+    "held_out/success": ("burnish_held_out_success", "Success on held-out tasks, as last measured in the course of a phase"),
+    "held_out/reward_mean": ("burnish_held_out_reward", "Mean total reward on held-out tasks, as last measured in the course of a phase"),
     "loss": ("burnish_loss", "Loss of a step on examples or pairs"),
     "held_out_loss": ("burnish_held_out_loss", "Loss on the rows that a phase on examples holds out, nats per token"),
     "seconds": ("burnish_step_seconds", "Seconds a step on examples or pairs took"),

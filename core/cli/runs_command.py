@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 RunsArgument = Annotated[Path, typer.Argument(metavar="RUNS", help="A folder of run folders.")]
 SeveralArgument = Annotated[list[Path], typer.Argument(metavar="RUN [RUN …]", help="Run folders.", show_default=False)]
-SHOWN = ("reward_mean", "success", "loss", "learner/entropy", "learner/kl")
+SHOWN = ("reward_mean", "success", "held_out/success", "loss", "learner/entropy", "learner/kl")
 """Metrics that a line of `tail` shows, those of them that a step has."""
 POLL_S = 1.0
 NONE_KEPT = 1
@@ -85,8 +85,10 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
     """Show what a run is of and what its phases reached."""
     needs_training("runs show")
     from burnish.cli.models import table_lines
+    from burnish.inspector.held_out import held_out_rows
     from burnish.inspector.report import facts_of, headline, phase_rows
-    from burnish.inspector.runs import read_run
+    from burnish.inspector.runs import phases_of, read_run
+    from burnish.inspector.watching import held_out_line
 
     found = read_run(run)
     records = phase_rows(found)
@@ -96,7 +98,7 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
         _print_error(f"{found.unread_others} more lines cannot be read")
     if as_json:
         alarms = {"alarms": [alarm.to_row() for alarm in found.alarms], "unread": found.unread, "unread_others": found.unread_others}
-        print_json({**summary(found), "evaluations": [*map(_measured, records)], **alarms})
+        print_json({**summary(found), "evaluations": [*map(_measured, records)], "held_out": held_out_rows(found), **alarms})
         return
     _print([found.name, *(f"  {name:<12} {value}" for name, value in facts_of(found))])
     cells = [
@@ -105,6 +107,7 @@ def show(run: RunArgument, as_json: JsonOption = False) -> None:
         for r in (record.result,)
     ]
     _print(table_lines(("phase", "mode", "success", "95 % interval", "tasks"), cells) if cells else ["no evaluation yet"])
+    _print(f"held out in the course of {phase}: {line}" for phase in phases_of(found.metrics) if (line := held_out_line(found, phase)))
     _print([line for line in (headline(found),) if line])
 
 
@@ -344,7 +347,8 @@ def _step(row: MetricRow, as_json: bool) -> str:
         return json.dumps({"phase": row.phase, "step": row.step, "time": row.time, **row.values})
     from burnish.inspector.text import number
 
-    counted = {"success": f" (n = {row.values['rewarded']:.0f})"} if "rewarded" in row.values else {}
+    of = {"success": "rewarded", "held_out/success": "held_out/tasks"}
+    counted = {name: f" (n = {row.values[count]:.0f})" for name, count in of.items() if count in row.values}
     shown = (f"{name} {number(row.values[name])}{counted.get(name, '')}" for name in SHOWN if name in row.values)
     return f"{row.phase} {row.step:>5}  " + "  ".join(shown)
 

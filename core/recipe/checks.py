@@ -27,7 +27,7 @@ def cross_problems(config: RunConfig) -> list[str]:
     """Every impossible combination in a config whose fields are each well-formed."""
     checks = (
         _phases, _turns, _context, _time, _rewards, _success, _services, _sent_arguments, _seeds, _tasks, _learner, _rollouts, _guards,
-        _episodes, _devices,
+        _episodes, _between, _devices,
     )  # fmt: skip
     return [line for check in checks for line in check(config)]
 
@@ -281,6 +281,15 @@ def _episodes(config: RunConfig) -> Iterator[str]:
     given = sorted(config.episodes.model_fields_set)
     if given and not _reinforced(config):
         yield f"episodes.{given[0]}: has no effect without [rft], whose steps store episodes; evaluations are always kept; remove it"
+
+
+def _between(config: RunConfig) -> Iterator[str]:
+    """Measurements in the course of a phase."""
+    every, reinforced = config.evaluation.every, _reinforced(config)
+    if every is not None and not reinforced:
+        yield "evaluation.every: has no effect without [rft], between whose steps it measures; sft has held_out; remove it"
+    elif every is not None and (longest := max(table.steps for table in reinforced)) < every:
+        yield f"evaluation.every: {every} is never reached in {longest} steps; lower it, to {longest} for what is measured after the last"
 
 
 def _rollouts(config: RunConfig) -> Iterator[str]:

@@ -153,6 +153,8 @@ def _tasks(run: ResolvedRun) -> Iterator[str]:
         return
     if "tasks" in run.evaluation.model_fields_set and run.evaluation.tasks > rows:
         yield f"evaluation.tasks: {run.evaluation.tasks}, but {files.held_out} holds only {rows} rows; lower it or leave it out"
+    if (run.evaluation.every_tasks or 0) > rows:
+        yield f"evaluation.every_tasks: {run.evaluation.every_tasks}, but {files.held_out} holds only {rows} rows; lower it or leave it out"
 
 
 def _generators(run: ResolvedRun) -> Iterator[str]:

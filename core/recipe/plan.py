@@ -23,6 +23,7 @@ from burnish.recipe.placement import machine_problems
 from burnish.recipe.resolve import RUNS, PhaseRun, ResolvedRun
 from burnish.recipe.services import ServiceConfig
 from burnish.recipe.sizes import ModelFacts, adapter_parameters, memory_mb, model_facts
+from burnish.rollout.store.records import Mode
 from burnish.trainer.data.config import Making
 from burnish.trainer.data.examples import Say, check_prompts, load_renderer, silent
 from burnish.trainer.data.task_files import read_task_files
@@ -30,11 +31,14 @@ from burnish.trainer.learner.config import LoRAConfig
 from burnish.trainer.models.finding import find_model
 from burnish.trainer.models.manifest import own_manifest
 from burnish.trainer.phases.common import PhaseWork, Playing
+from burnish.trainer.phases.rft import RFTPhaseConfig
 from burnish.trainer.phases.transitions import doubts
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+BETWEEN = "held out"
+"""What the measurements in the course of phases are called; no phase is called so."""
 START_S = 45.0
 """Seconds to start Ray and load an engine."""
 
@@ -120,7 +124,7 @@ def make_plan(
     model = model_facts(find_model(run.model, need_weights=need_weights))
     _check_heads(run, model)
     planned = [_phase(run, phase, model, say) for phase in run.phases]
-    phases = _left(run, [plan for plan, _ in planned], done) + _evaluation(run, done) + _retention(run, done)
+    phases = _left(run, [plan for plan, _ in planned], done) + _between(run, done) + _evaluation(run, done) + _retention(run, done)
     if run.tasks.files is not None:
         with_tools = run.environment.id == SINGLE_TURN and run.rollout.describe_tools
         files, longest, args = run.tasks.files, run.engine.max_context, run.rollout.template_args
@@ -162,7 +166,7 @@ def _whole(seconds: list[float | None]) -> float | None:
 def _about(phase: PhasePlan, rates: Rates) -> float | None:
     """Seconds of a phase at the rates of an earlier run, None where that run has none."""
     found: float | None = None
-    if phase.name == "evaluation":
+    if phase.name in (BETWEEN, "evaluation"):
         found = phase.episodes / rates.episodes_per_second if rates.episodes_per_second else None
     elif phase.episodes:
         found = phase.episodes * rates.seconds_per_episode if rates.seconds_per_episode else None
@@ -268,14 +272,36 @@ def _evaluation(run: ResolvedRun, done: Done | None) -> list[PhasePlan]:
         times = table.after * (left - len(done.measured) / len(modes)) if modes else 0
     if not times:
         return []
+    return [_held_out("evaluation", run, times, table.tasks, modes)]
+
+
+def _between(run: ResolvedRun, done: Done | None) -> list[PhasePlan]:
+    """The measurements in the course of phases."""
+    table = run.evaluation
+    times = sum(measurements(run, done).values())
+    return [_held_out(BETWEEN, run, times, table.tasks_between, (table.mode_between,))] if times else []
+
+
+def measurements(run: ResolvedRun, done: Done | None = None) -> dict[str, int]:
+    """How often each phase is measured in its course, of what is left: after every so many steps, and after its last."""
+    every, names = run.evaluation.every, [phase.name for phase in run.phases]
+    counts = dict.fromkeys(names, 0)
+    for phase in run.phases:
+        if every is not None and isinstance(phase.table, RFTPhaseConfig):
+            counts[phase.name] = math.ceil(phase.table.steps / every)
+    if done is not None and every is not None:
+        counts |= dict.fromkeys(names[: names.index(done.phase)], 0)
+        counts[done.phase] = 0 if done.ended else max(0, counts[done.phase] - done.step // every)
+    return counts
+
+
+def _held_out(name: str, run: ResolvedRun, times: float, tasks: int, modes: Sequence[Mode]) -> PhasePlan:
     files = run.tasks.files
-    count = table.tasks if files is None else min(table.tasks, len(read_task_files(files).held_out))
+    count = tasks if files is None else min(tasks, len(read_task_files(files).held_out))
     episodes = round(times * len(modes) * count)
     tokens = episodes * run.rollout.sampled_tokens
-    work = f"{times:g} times {count} held-out tasks, {' and '.join(modes)}" + (
-        f", from {run.tasks.files.held_out}" if run.tasks.files else ""
-    )
-    return [PhasePlan("evaluation", work, tokens, 0, None, episodes, amount=Amount(tokens))]
+    work = f"{times:g} times {count} held-out tasks, {' and '.join(modes)}" + (f", from {files.held_out}" if files else "")
+    return PhasePlan(name, work, tokens, 0, None, episodes, amount=Amount(tokens))
 
 
 def _retention(run: ResolvedRun, done: Done | None) -> list[PhasePlan]:

@@ -119,6 +119,14 @@ def evaluation_line(phase: str, result: EvaluationResult, against: Mapping[str, 
     return ", ".join(parts)
 
 
+def held_out_line(phase: str, step: int, result: EvaluationResult) -> str:
+    """One measurement in the course of a phase on one line: success with its interval and n, and the mean reward."""
+    interval = f"[{result.success_low:.0%}, {result.success_high:.0%}]"
+    said = f"{phase} step {step}, held out ({result.mode}, n = {len(result.task_success)}): success {result.success:.1%} {interval}"
+    failed = ", ".join(f"{count} {kind}" for kind, count in result.failures.items())
+    return f"{said}, reward {result.reward:.2f}" + (f", failed: {failed}" if failed else "")
+
+
 def failures_line(step: int, episodes: Iterable[Episode]) -> str | None:
     """What a step of reinforcement says of episodes that failed, None when none did: an outage shows in the step in which it happens."""
     outcomes = [episode.outcome for episode in episodes]

@@ -33,10 +33,12 @@ from burnish.rollout.store.records import (
     EvaluationRecord,
     JsonLines,
     LedgerRow,
+    Mode,
     RetentionRow,
     RollBackRow,
     keep_rows,
     read_evaluations,
+    read_json_lines,
     read_retention,
     read_roll_backs,
 )
@@ -44,6 +46,7 @@ from burnish.run.tracking import Trackers
 from burnish.trainer.data.prepared import REJECTS_FILE
 from burnish.trainer.data.sources import rejected
 from burnish.trainer.data.task_files import UnfitRow
+from burnish.trainer.evaluation.between import SUCCESS
 from burnish.trainer.phases.common import Phase
 
 PACKAGES = (
@@ -180,11 +183,12 @@ class RunFolder:
         _write(file, "".join(json.dumps(rejected(one.problem, one.where).to_row()) + "\n" for one in unfit))
         return file
 
-    def rewind(self, order: Sequence[Phase], phase: Phase | Literal["base"], step: int = 0) -> None:
+    def rewind(self, order: Sequence[Phase], phase: Phase | Literal["base"], step: int = 0, between: Mode | None = None) -> None:
         """Drop what lies after `step` of `phase`, which a resumed run does again: rows of every file, transcripts, the report.
 
-        order: of the run's phases. An alarm for which the run went back stays: that it did is not taken back with the steps. Held-out
-        transcripts stay with the evaluation that was recorded after them; one that was broken off leaves none.
+        order: of the run's phases. between: how the policy is measured in their course. An alarm for which the run went back stays: that it
+        did is not taken back with the steps. Held-out transcripts stay with the evaluation that was recorded after them, or with the row of
+        the step that it was a part of; one that was broken off leaves none.
         """
         position = {name: i for i, name in enumerate(("base", *order))}
         end = (position[phase], step)
@@ -209,8 +213,7 @@ class RunFolder:
         for name in order:
             if name not in judged or not done({"phase": name, "step": judged[name]}):
                 shutil.rmtree(self.suites / name, ignore_errors=True)
-        recorded = read_evaluations(self.evaluations_file) if self.evaluations_file.is_file() else []
-        evaluated = {(record.phase, record.step, record.result.mode) for record in recorded}
+        evaluated = self._evaluated(between)
 
         def happened(row: Mapping[str, Any]) -> bool:
             return (row["phase"], row["step"], row["mode"]) in evaluated if row["split"] == "heldout" else done(row)
@@ -225,6 +228,15 @@ class RunFolder:
                 keep_rows(file, happened)
             elif not happened(asdict(one)) or (self.episodes / one.file).is_file():
                 file.unlink()
+
+    def _evaluated(self, between: Mode | None) -> set[tuple[str, int, Mode]]:
+        """What was measured on held-out tasks: phase, step and mode of recorded evaluations, and of the steps whose rows have one."""
+        recorded = read_evaluations(self.evaluations_file) if self.evaluations_file.is_file() else []
+        evaluated = {(record.phase, record.step, record.result.mode) for record in recorded}
+        if between is not None and self.metrics_file.is_file():
+            steps = (row for _, row in read_json_lines(self.metrics_file) if SUCCESS in row)
+            evaluated |= {(row["phase"], row["step"], between) for row in steps}
+        return evaluated
 
     def differences(self, run: ResolvedRun) -> Iterator[Difference]:
         """Every field in which `run` is another than this folder's. A field that burnish did not have when the run began has its default.

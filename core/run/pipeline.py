@@ -28,8 +28,9 @@ from burnish.rollout.store.ledger import Ledger
 from burnish.rollout.store.moments import Moment, PerEpisode
 from burnish.rollout.store.records import EvaluationRecord, Mode
 from burnish.run.alarms import heed, watch_over
-from burnish.run.display import StepBar, evaluation_line, failures_line, new_console, say
+from burnish.run.display import StepBar, evaluation_line, failures_line, held_out_line, new_console, say
 from burnish.run.folder import RunFolder, create_run
+from burnish.run.origin import origin_of
 from burnish.run.recovery import keep_going
 from burnish.run.recovery import resume as take_up
 from burnish.run.resume import driven
@@ -38,15 +39,14 @@ from burnish.run.time_left import time_left_line
 from burnish.run.tracking import tracked
 from burnish.run.under_way import Results, Run
 from burnish.session import making_of, parts_of, session_over
+from burnish.trainer.evaluation.between import held_out_metrics
 from burnish.trainer.evaluation.comparison import comparisons
 from burnish.trainer.loop import Step
 from burnish.trainer.marks import mark
-from burnish.trainer.models.checkpoints import CheckpointRecord, best, latest, list_checkpoints, prune, save_checkpoint
+from burnish.trainer.models.checkpoints import CheckpointRecord, best, latest, prune, save_checkpoint
 from burnish.trainer.models.finding import find_model
-from burnish.trainer.models.folder import Origin, manifest_of
-from burnish.trainer.models.manifest import DataUse, Training, json_sha256
 from burnish.trainer.objectives.measures import probe_of
-from burnish.trainer.phases.common import Phase, PhaseData, PhaseParts, Spent
+from burnish.trainer.phases.common import Measuring, Phase, PhaseData, PhaseParts, Spent
 from burnish.trainer.phases.rft import RFTPhaseConfig, demonstrations_of
 
 Split = Literal["train", "heldout"]
@@ -150,7 +150,7 @@ def _train(run: Run, phase: PhaseRun, first: int) -> int:
             finished.extend(group.episodes)
             bar.tick(f"group of task {group.task.id}")
 
-        session.loop.on_group = watch
+        session.loop.on_group, run.tick = watch, bar.tick
         steps = phase.kind.steps(parts, table, run.data.get(phase.name))
         while at < table.steps and not ends:
             with mark("step", f"{phase.name} {at + 1}"), _kept_when_it_fails(run, phase.name, at + 1, finished, "train", "sampled"):
@@ -205,7 +205,7 @@ def _begin(run: Run, phase: PhaseRun, first: int) -> None:
     """Let learner and loop be those of a phase, from its beginning or from where a checkpoint left them."""
     session = run.session
     if isinstance(phase.table, RFTPhaseConfig):
-        session.loop.take(phase.table, demonstrations_of(phase.table, run.data.get(phase.name)))
+        session.loop.take(phase.table, demonstrations_of(phase.table, run.data.get(phase.name)), run.recipe.evaluation.every)
     if first == 0:
         session.learner.begin_phase(phase.optimizer, phase.critic)
         session.loop.begin_phase()
@@ -232,11 +232,14 @@ def _parts(run: Run, phase: PhaseRun, first: int) -> PhaseParts:
         did: Step = session.algo.last_step
         return did
 
+    measuring = None
     if isinstance(phase.table, RFTPhaseConfig):
         run.watch = watch_over(run.recipe, run.folder, phase.name, first, run.remembered)
+        every = run.recipe.evaluation.every
+        measuring = Measuring(every, partial(_measure, run, phase.name)) if every is not None else None
     done = [row.values for row in read_metrics(run.folder.metrics_file) if row.phase == phase.name] if first else []
     assert len(done) == first, f"{run.folder.metrics_file} has {len(done)} steps of {phase.name}, and {first} are done"
-    return PhaseParts(session.learner, session.loop, train, done, run.watch)
+    return PhaseParts(session.learner, session.loop, train, done, run.watch, measuring)
 
 
 def _data(recipe: ResolvedRun, folder: RunFolder, progress: Callable[[str], None]) -> dict[Phase, PhaseData]:
@@ -260,7 +263,7 @@ def _checkpoint(
     run.store.flush()  # what a resumed run will not play again is on the disk
 
     def write_model(folder: Path) -> None:
-        run.session.save_model(folder, _origin(run, phase, step if back is None else back.step, metrics))
+        run.session.save_model(folder, origin_of(run, phase, step if back is None else back.step, metrics))
 
     def write_state(folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -283,26 +286,6 @@ def _checkpoint(
     prune(run.folder.path, run.recipe.keep_checkpoints, run.recipe.best_by)
     if final:
         say(run.console, f"checkpoint {record.folder(run.folder.path)}")
-
-
-def _origin(run: Run, phase: PhaseRun, step: int, metrics: Mapping[str, float]) -> Origin:
-    """What the manifest of a checkpoint says: it was made by this phase, from the last checkpoint of the phase before, or from the base."""
-    earlier = [one for one in list_checkpoints(run.folder.path) if one.final and one.phase != phase.name]
-    parent = manifest_of(earlier[-1].model(run.folder.path) if earlier else run.session.base)
-    data = run.data[phase.name].uses if phase.name in run.data else ()
-    if isinstance(phase.table, RFTPhaseConfig):
-        data = (*_tasks_used(run), *data)
-    recipe = json_sha256(run.recipe.record)
-    training = Training(run=run.name, phase=phase.name, kind=phase.kind.kind, step=step, recipe_sha256=recipe, data=data)
-    name, source = f"{run.recipe.name}-{phase.name}", f"{run.name}/{phase.name}-{step}"
-    return Origin(name=name, stage=phase.kind.stage, source=source, parents=(parent,), training=training, metrics=metrics)
-
-
-def _tasks_used(run: Run) -> tuple[DataUse, ...]:
-    tasks, files = run.recipe.tasks, run.session.files
-    if tasks.files is not None and files is not None:
-        return (DataUse(source=tasks.files.train, sha256=files.digest, examples=len(files.train)),)
-    return (DataUse(source=f"{run.recipe.environment.id}, seeds {tasks.train_seeds[0]} to {tasks.train_seeds[1] - 1}"),)
 
 
 def _evaluate(run: Run, phase: str, step: int) -> None:
@@ -334,6 +317,24 @@ def _evaluate(run: Run, phase: str, step: int) -> None:
             left = time_left_line(run.plan, run.session, phase, episodes, took)
             if left is not None:
                 say(run.console, left)
+
+
+def _measure(run: Run, phase: str, step: int) -> dict[str, float]:
+    """Measure the policy on the first held-out tasks between two steps. What came of it is said, and stored with the row of the step."""
+    table, finished, began = run.recipe.evaluation, list[Episode](), time.monotonic()
+    mode = table.mode_between
+
+    def note(group: EpisodeGroup) -> None:
+        finished.extend(group.episodes)
+        run.tick(f"held-out task {len(finished)} of {table.tasks_between}")
+
+    with mark("evaluation", f"{phase} {step}"), _kept_when_it_fails(run, phase, step, finished, "heldout", mode):
+        result, episodes = run.session.measure(table.tasks_between, mode, note)
+    _keep(run, phase, step, episodes, "heldout", mode)
+    metrics = held_out_metrics(result, episodes, time.monotonic() - began)
+    run.session.algo.show(metrics)
+    say(run.console, held_out_line(phase, step, result))
+    return metrics
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from burnish.cluster import uninterrupted
 from burnish.envs.types import Episode, EpisodeGroup, Reward, Task
-from burnish.recipe.plan import START_S, PhasePlan, Plan, make_plan
+from burnish.recipe.plan import BETWEEN, START_S, PhasePlan, Plan, make_plan
 from burnish.recipe.resolve import ResolvedRun
 from burnish.rollout.replay import can_replay, replay
 from burnish.rollout.store.episodes import EpisodeStore
@@ -240,7 +240,7 @@ def _recipe_seconds(plan: Plan, teaching: float, episodes_per_second: float, upd
             table = tables[phase.name]
             step_s = step_cost(table, teaching, episodes_per_second, update).seconds
             return None if step_s is None else min(table.steps * step_s, phase.limit_s)
-        return phase.episodes / episodes_per_second if phase.name == "evaluation" else phase.seconds
+        return phase.episodes / episodes_per_second if phase.name in (BETWEEN, "evaluation") else phase.seconds
 
     found = [seconds(phase) for phase in plan.phases]
     known = [one for one in found if one is not None]

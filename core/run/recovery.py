@@ -120,7 +120,7 @@ def resume(run: Run, done: CheckpointRecord | None) -> None:
         session.learner.restore_from_path(state / "learner")
         session.loop.progress = _with_other_tasks(PolicyProgress.from_row(position), folder)
         run.remembered = position.get("guards")
-        folder.rewind(order, done.phase, done.step)
+        folder.rewind(order, done.phase, done.step, run.recipe.evaluation.mode_between)
         prune(folder.path, run.recipe.keep_checkpoints, run.recipe.best_by)  # a kill may have come between a checkpoint and this
     session.sync()
     recorded = read_evaluations(folder.evaluations_file) if folder.evaluations_file.is_file() else []

@@ -9,7 +9,7 @@ import numpy as np
 
 from burnish.envs.types import Episode, EpisodeGroup
 from burnish.recipe.pace import Pace
-from burnish.recipe.plan import PhasePlan, Plan, context_per_episode, duration
+from burnish.recipe.plan import BETWEEN, PhasePlan, Plan, context_per_episode, duration, measurements
 from burnish.session import Session
 from burnish.trainer.batch import GroupBatch
 
@@ -50,7 +50,14 @@ def phases_left(plan: Plan, phase: str) -> list[PhasePlan]:
     if plan.done is not None:
         all_passes = modes * table.after * (len(names) - names.index(plan.done.phase)) - len(plan.done.measured)
     measured = [PhasePlan(one.name, one.work, 0, 0, None, amount=one.amount.part(passes / all_passes)) for one in evaluated if passes]
-    return training + measured
+    return training + _between(plan, after) + measured
+
+
+def _between(plan: Plan, after: Sequence[str]) -> list[PhasePlan]:
+    """Of a plan's measurements in the course of phases, those of the phases that come after."""
+    counts = measurements(plan.run, plan.done)
+    left, planned = sum(counts[name] for name in after), [one for one in plan.phases if one.name == BETWEEN]
+    return [PhasePlan(one.name, one.work, 0, 0, None, amount=one.amount.part(left / sum(counts.values()))) for one in planned if left]
 
 
 def seen_pace(plan: Plan, session: Session, episodes: Sequence[Episode], seconds: float) -> Pace | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from burnish.rollout.store.episodes import EpisodeStore
 from burnish.rollout.store.records import EvaluationResult, Mode
 from burnish.run.folder import RunFolder
 from burnish.session import Session
+from burnish.trainer.data.examples import silent
 from burnish.trainer.phases.common import Phase, PhaseData
 from burnish.trainer.watch.guards import Watch
 
@@ -24,7 +25,7 @@ class Run:
 
     store: where episodes go with their tokens. data: of every phase that has examples. watch: the guards over reinforcement, once it has
     begun; remembered: what the checkpoint that the run goes on from kept of them. plan: what was expected of the run, for what is left
-    of it.
+    of it. tick: shows a note beside the bar of the phase under way.
     """
 
     session: Session
@@ -36,6 +37,7 @@ class Run:
     watch: Watch | None = None
     remembered: Mapping[str, Any] | None = None
     plan: Plan | None = None
+    tick: Callable[[str], None] = silent
 
     @property
     def recipe(self) -> ResolvedRun:

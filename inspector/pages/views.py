@@ -21,6 +21,7 @@ from ..blends import BlendRow, blend_rows
 from ..charts import span_chart
 from ..database import Database
 from ..drift import evaluation_place
+from ..held_out import success_curve
 from ..hits import first_hit
 from ..index import coverage
 from ..kept import kept
@@ -88,7 +89,9 @@ def run_view(line: RunLine, stored: Library) -> dict[str, Any]:
         "rows": phase_rows(run),
         "report": (run.path / REPORT).is_file(),
         "logs": (run.path / LOGS).is_dir(),
-        "curves": {phase: [*rewards.get(phase, ()), *curves_of(run, phase)] for phase in phases_of(run.metrics)},
+        "curves": {
+            phase: [*rewards.get(phase, ()), *success_curve(run, phase), *curves_of(run, phase)] for phase in phases_of(run.metrics)
+        },
         "no_rewards": no_rewards,
         "shown": CURVES,
         "times": times_of(run),
@@ -115,7 +118,7 @@ def _blends_of(run: RecordedRun) -> tuple[list[BlendRow], str]:
 def _rewards_of(run: RecordedRun, stored: Library) -> tuple[dict[str, list[Curve]], str]:
     """The reward of each phase with its interval, or why the episodes cannot be read that it is made of."""
     try:
-        return {phase: reward_curve(stored, phase) for phase in phases_of(run.metrics)}, ""
+        return {phase: reward_curve(stored, run, phase) for phase in phases_of(run.metrics)}, ""
     except (OSError, ValueError) as error:
         return {}, cut(str(error), LETTERS)
 

@@ -171,6 +171,7 @@ def prepare() -> None:
     watched(LocalLearner, "save", "state-written")
     watched(pipeline, "save_checkpoint", "checkpoint")
     watched(pipeline, "prune", "pruned")
+    watched(pipeline, "_measure", "measured")
     watched(RunFolder, "log_evaluation", "evaluation-due", before=True)
     watched(RunFolder, "log_evaluation", "evaluation")
 

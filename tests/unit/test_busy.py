@@ -90,6 +90,14 @@ def test_busy_and_idle_seconds_of_a_step_are_what_came_since_the_last_hand_out()
     )
 
 
+def test_a_step_before_which_something_else_was_played_is_not_accounted_for() -> None:
+    account = Account(Clock())
+    account.handed_out([receipt("a", Busy(9, 9, 9, 90))], step=0)
+    account.pause()
+    assert account.handed_out([receipt("a", Busy(16, 11, 9, 100))], step=1) == {} == account.total
+    assert account.handed_out([receipt("a", Busy(17, 11, 9, 102))], step=2)["busy/engine_seconds"] == 1
+
+
 @pytest.mark.parametrize("elapsed", [20, 125])
 def test_an_engine_that_was_started_anew_counts_from_its_beginning_however_old_it_is(elapsed: int) -> None:
     account = Account(Clock())

@@ -357,3 +357,30 @@ def test_the_work_of_reinforcement_counts_every_pass_over_policy_and_critic(mode
     table = {"steps": 3, "groups_per_step": 4, "group_size": 2, **rft}
     (phase,) = [one for one in make_plan(recipe(model, rft=table)).phases if one.name == "rft"]
     assert phase.amount.operations == flops * 420 * phase.trained_tokens
+
+
+def test_measurements_in_the_course_of_a_phase_are_planned(model: Path) -> None:
+    """Of 25 steps, after 10, 20 and the last; from step 10 on, two of them are left, and none once the phase has ended."""
+    run = recipe(model, rft={"steps": 25}, evaluation={"every": 10, "every_tasks": 6}, rollout={"max_tokens_per_turn": 50})
+    _, between, _ = make_plan(run).phases
+    assert (between.name, between.work) == ("held out", "3 times 6 held-out tasks, sampled")
+    assert (between.episodes, between.sampled_tokens, between.trained_tokens) == (18, 18 * 50, 0)
+    assert between.seconds == pytest.approx(18 * 50 / engine_tokens_per_second(420))
+    assert make_plan(run, done=Done("rft", 10)).phases[1].work == "2 times 6 held-out tasks, sampled"
+    assert [phase.name for phase in make_plan(run, done=Done("rft", 12, ended=True)).phases] == ["evaluation"]
+    some = recipe(model, rft={"steps": 25}, evaluation={"every": 10, "tasks": 7, "sampled": False})
+    assert make_plan(some).phases[1].work == "3 times 7 held-out tasks, greedy", "all of them, where there are fewer than 50"
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ({"evaluation": {"every": 5}, "rft": {"steps": 4}}, "evaluation.every: 5 is never reached in 4 steps; lower it, to 4"),
+        ({"evaluation": {"every_tasks": 5}, "rft": {"steps": 4}}, "evaluation: every_tasks has no effect without every"),
+        ({"evaluation": {"every": 2, "every_tasks": 5, "tasks": 4}, "rft": {"steps": 4}}, "every_tasks = 5 is more than tasks = 4"),
+        ({"evaluation": {"every": 2}, "sft": {"steps": 4, "data": "t.jsonl"}}, "evaluation.every: has no effect without .rft."),
+    ],
+)
+def test_measurements_that_cannot_be_are_refused(model: Path, more: dict[str, Any], line: str) -> None:
+    with pytest.raises(ValueError, match=line):
+        recipe(model, **more)

@@ -120,7 +120,8 @@ def test_a_probe_counts_all_that_a_plan_has() -> None:
     def plan(retention_s: float | None) -> Any:
         planned = [
             PhasePlan("sft", "", 0, 0, 100.0), PhasePlan("rft", "", 0, 0, 9e9, 80), PhasePlan("late", "", 0, 0, 9e9, 80, limit_s=15.0),
-            PhasePlan("evaluation", "", 0, 0, 9e9, 120), PhasePlan("retention", "", 0, 0, retention_s),
+            PhasePlan("held out", "", 0, 0, 9e9, 8),
+            PhasePlan("evaluation", "", 0, 0, 9e9, 112), PhasePlan("retention", "", 0, 0, retention_s),
         ]  # fmt: skip
         return SimpleNamespace(run=run, phases=planned)
 

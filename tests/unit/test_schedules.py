@@ -8,11 +8,12 @@ from collections import Counter
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.unit.clocked import ClockedFleet, clocked_loop, number
+from tests.unit.clocked import STREAM, ClockedFleet, clocked_loop, number
 
 from burnish.envs.types import Outcome, Reward
 from burnish.trainer.loop import PolicyLoop, Step
 from burnish.trainer.phases.rft import RFTPhaseConfig
+from burnish.trainer.playing import run_tasks
 from burnish.trainer.schedule.admission import Rollouts, in_time
 from burnish.trainer.schedule.progress import PolicyProgress
 
@@ -227,6 +228,40 @@ def test_whoever_wants_the_fleet_gets_it_and_nothing_is_lost(phase: RFTPhaseConf
         if phase is ONE_STEP:
             assert (trained(mine), ages(loop, mine)) == (trained(theirs), ages(plain, theirs))
     assert loop.progress.ledger.trained_count == plain.progress.ledger.trained_count == phase.steps * 4
+
+
+def measured(loop: PolicyLoop) -> set[int]:
+    """The weights that sampled three tasks that are no step's, played between two steps."""
+    groups = list(run_tasks(loop.between_steps(), STREAM(5_000, 3), 2, 1.0))
+    assert sorted(number(group.task) for group in groups) == [5000, 5001, 5002]
+    return {int(v) for group in groups for one in group.episodes for v in one.trajectories[0].policy_version[1:]}
+
+
+def test_async_is_measured_beside_what_is_under_way_and_nothing_is_lost() -> None:
+    """Six groups are open; group 0 lasts for 40, and the measurement does not wait for it."""
+    loop, fleet = clocked_loop(ASYNC, lasts=lambda n: 40.0 if n == 0 else 1.0 + n % 3)
+    done = trained(loop.step())
+    began, open_before = fleet.clock.now, set(loop.progress.open)
+    assert measured(loop) == {loop.learner.version} == {1}
+    assert fleet.clock.now - began < 5 and 0 not in fleet.ended
+    assert set(loop.progress.open) == open_before, "none is issued in the place of those that finished"
+    while loop.progress.step < ASYNC.steps:
+        done += trained(loop.step())
+        assert loop.progress.step == ASYNC.steps or measured(loop) == {loop.learner.version}
+    assert sorted(done) == list(range(80)) and loop.progress.ledger.trained_count == 160
+
+
+def test_one_step_off_issues_nothing_ahead_of_a_measurement() -> None:
+    """After steps 2 and 4, a checkpoint; so what is trained in steps 3 and 5 is as new as the weights."""
+    loop, _ = clocked_loop(ONE_STEP, lasts=lambda n: 3.0)
+    loop.take(ONE_STEP, measured_every=2)
+    found = []
+    for step in range(1, 7):
+        did = loop.step()
+        found.append((trained(did), ages(loop, did)))
+        if step % 2 == 0:
+            assert not loop.progress.open and measured(loop) == {loop.learner.version}
+    assert found == [([0, 1], {0}), ([2, 3], {1}), ([4, 5], {0}), ([6, 7], {1}), ([8, 9], {0}), ([10, 11], {1})]
 
 
 def test_what_a_phase_leaves_when_nothing_can_be_learned_is_given_up_and_counted() -> None:

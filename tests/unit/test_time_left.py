@@ -87,6 +87,17 @@ def test_what_is_left_after_each_phase(plan: Plan) -> None:
     assert phases_left(resumed, "cpt")[1].amount.sampled_tokens == pytest.approx(3 * tokens)
 
 
+def test_of_measurements_in_the_course_of_phases_those_of_the_later_ones_are_left(plan: Plan) -> None:
+    """Two before the last phase's three are of an earlier one."""
+    phases = [{"kind": "rft", "steps": 10}, {"kind": "rft", "name": "late", "steps": 12}]
+    asked = {"name": "p", "model": plan.run.model, "environment": "burnish/Arithmetic-v0", "phases": phases}
+    planned = make_plan(resolve(config_from_data({**asked, "evaluation": {"tasks": 7, "every": 5}})))
+    first, late, between, _ = planned.phases
+    assert (first.name, late.name, between.episodes) == ("rft", "late", 5 * 7)
+    assert phases_left(planned, "base")[2].amount == between.amount
+    assert phases_left(planned, "rft")[1].amount == between.amount.part(3 / 5)
+
+
 def test_the_line_says_how_long_and_of_what(plan: Plan, session: Session) -> None:
     line = time_left_line(plan, session, "cpt", [episode(1, 10, 20), episode(2, 20, 30)], 5.0)
     # rft: 3 x 4 x 2 episodes of 15 tokens at 6/s, and 40 tokens each of 8 x 420 operations at 33,600/s; 3 x 7 episodes of evaluation.

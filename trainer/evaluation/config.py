@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ...rollout.store.records import Mode
 from ..data.config import HELD_OUT_SEEDS, SeedRange
 
+EVERY_TASKS = 50
+"""Of a measurement in the course of a phase, unless the recipe says otherwise or has fewer."""
+
 
 class EvaluationConfig(BaseModel):
     """The `[evaluation]` table: measuring the policy on held-out tasks.
@@ -15,6 +18,9 @@ class EvaluationConfig(BaseModel):
     seeds: the held-out range, which no training task may come from.
     sampled: one episode per task at the rollout's temperature. greedy: one episode per task at temperature 0.
     before: measure the model the first phase starts from; after: measure after every phase.
+    every: steps of reinforcement between two measurements in the course of a phase, which is measured after its last step, too; left out,
+    there are none (docs/phases.md). every_tasks: how many tasks each of those plays, always the first ones; left out, 50, or all where
+    there are fewer. They are sampled, as in training, beside whose curve they stand; greedy with sampled = false.
     error_budget: share of an evaluation's episodes that may fail (of the infrastructure) before it is no result and ends the run, which
     resumes with it.
     """
@@ -27,6 +33,8 @@ class EvaluationConfig(BaseModel):
     greedy: bool = True
     before: bool = True
     after: bool = True
+    every: int | None = Field(default=None, ge=1)
+    every_tasks: int | None = Field(default=None, ge=1)
     error_budget: float = Field(default=0.1, ge=0, lt=1)
 
     @property
@@ -34,6 +42,24 @@ class EvaluationConfig(BaseModel):
         """How the policy is measured each time."""
         chosen: dict[Mode, bool] = {"sampled": self.sampled, "greedy": self.greedy}
         return tuple(mode for mode, wanted in chosen.items() if wanted)
+
+    @property
+    def mode_between(self) -> Mode:
+        """How the policy is measured in the course of a phase."""
+        return self.modes[0]
+
+    @property
+    def tasks_between(self) -> int:
+        """How many tasks are played then, at most."""
+        return min(EVERY_TASKS, self.tasks) if self.every_tasks is None else self.every_tasks
+
+    @model_validator(mode="after")
+    def _measures_between(self) -> EvaluationConfig:
+        if self.every_tasks is not None and self.every is None:
+            raise ValueError("every_tasks has no effect without every, the steps between two measurements; add that, or remove it")
+        if self.every_tasks is not None and self.every_tasks > self.tasks:
+            raise ValueError(f"every_tasks = {self.every_tasks} is more than tasks = {self.tasks}, of which it is the first; lower it")
+        return self
 
     @model_validator(mode="after")
     def _measures_something(self) -> EvaluationConfig:

@@ -211,16 +211,26 @@ class PhaseWork:
     replayed_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Measuring:
+    """How a phase is measured in its course: after every so many steps, by a function of the step's number that gives metrics of it."""
+
+    every: int
+    measure: Callable[[int], Mapping[str, float]]
+
+
 @dataclass(frozen=True)
 class PhaseParts:
     """What a phase trains with. train: takes one step of the loop, in its frame. done: what was measured in the phase's steps so far, from
-    the run's metrics: empty at its beginning, and after a resume as if there had been no break. watch: the guards over reinforcement."""
+    the run's metrics: empty at its beginning, and after a resume as if there had been no break. watch: the guards over reinforcement.
+    measuring: of reinforcement on held-out tasks, None where it is not measured in its course."""
 
     learner: PolicyLearner
     loop: PolicyLoop
     train: Callable[[], Step]
     done: Sequence[Mapping[str, float]] = ()
     watch: Watch | None = None
+    measuring: Measuring | None = None
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ..objectives.config import ObjectiveConfig
 from ..objectives.measures import per_trajectory
 from ..objectives.presets import CLIPS, Algorithm, bounds_act, plain_name, written_out
 from ..schedule.admission import Rollouts
-from .common import PhaseConfig, PhaseData, PhaseKind, PhaseParts, PhaseStep, PhaseWork, Playing
+from .common import PhaseConfig, PhaseData, PhaseKind, PhaseParts, PhaseStep, PhaseWork, Playing, Spent
 from .examples import examples_of
 
 MAX_STALENESS = 2
@@ -225,15 +225,30 @@ def demonstrations_of(table: RFTPhaseConfig, data: PhaseData | None) -> Demonstr
 
 
 def rft_steps(parts: PhaseParts, table: RFTPhaseConfig, data: PhaseData | None = None) -> Iterator[PhaseStep]:
-    """The steps that are left of the phase, one at a time, until its last or until nothing is left to learn."""
-    watch = parts.watch
+    """The steps that are left of the phase, one at a time, until its last or until nothing is left to learn. That with which a budget is
+    spent is measured as the last one is: the phase ends there."""
+    watch, spent = parts.watch, Spent()
     assert watch is not None, "reinforcement is watched by guards"
+    for row in parts.done:
+        spent.add(row)
     for step in range(len(parts.done), table.steps):
         did = parts.train()
-        alarms = watch.after(step + 1, did.metrics, did.collected.episodes)
-        line = "  ".join(filter(None, [_line(did.metrics, table.groups_per_step), watch.note()]))
+        spent.add(did.metrics)
         ends = "nothing left to learn" if parts.loop.exhausted else ""
-        yield PhaseStep(step + 1, did.metrics, line, ends, did.collected.episodes, alarms, measured_of(did))
+        last = bool(ends or step + 1 == table.steps or spent.reached(table))  # whoever takes the steps takes no other then
+        metrics = {**did.metrics, **_measured(parts, step + 1, last)}
+        alarms = watch.after(step + 1, metrics, did.collected.episodes)
+        line = "  ".join(filter(None, [_line(metrics, table.groups_per_step), watch.note()]))
+        yield PhaseStep(step + 1, metrics, line, ends, did.collected.episodes, alarms, measured_of(did))
+
+
+def _measured(parts: PhaseParts, step: int, last: bool) -> Mapping[str, float]:
+    """What held-out tasks say after a step, where it is one after which they are asked."""
+    if parts.measuring is None or not (last or step % parts.measuring.every == 0):
+        return {}
+    if last:
+        parts.loop.end_phase()  # what is under way is nobody's any more
+    return parts.measuring.measure(step)
 
 
 def measured_of(step: Step) -> PerEpisode:

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from ...rollout.busy import PARTS, Busy
 from ...rollout.weights import SyncReceipt
 
+_NONE = -2
+"""The number of a step that none follows."""
+
 
 class Account:
     """Seconds busy and idle, of the learner as the loop sees it, and of the rest as each engine's process counts them and its receipts say.
@@ -20,7 +23,7 @@ class Account:
         self.total: dict[str, float] = {}
         self._clock = clock
         self._read: dict[str, tuple[str, Busy]] = {}  # by engine: of which life, and how much
-        self._since, self._learner, self._step = clock(), 0.0, -2
+        self._since, self._learner, self._step = clock(), 0.0, _NONE
 
     @contextmanager
     def learning(self) -> Iterator[None]:
@@ -30,6 +33,10 @@ class Account:
             yield
         finally:
             self._learner += self._clock() - began
+
+    def pause(self) -> None:
+        """Something else is done with the engines before the next hand-out, which is therefore not accounted for."""
+        self._step = _NONE
 
     def handed_out(self, receipts: Sequence[SyncReceipt], step: int) -> dict[str, float]:
         """`busy/PART_seconds` and `idle/PART_seconds` since the hand-out of the step before; nothing where that was not the last one.
