@@ -290,6 +290,12 @@ def _between(config: RunConfig) -> Iterator[str]:
         yield "evaluation.every: has no effect without [rft], between whose steps it measures; sft has held_out; remove it"
     elif every is not None and (longest := max(table.steps for table in reinforced)) < every:
         yield f"evaluation.every: {every} is never reached in {longest} steps; lower it, to {longest} for what is measured after the last"
+    for table in reinforced:
+        if table.keep_best and every is None:
+            yield f"{table.name}.keep_best: has no effect without evaluation.every, by which its steps are measured; add it, or remove this"
+        elif table.keep_best and every is not None and table.steps <= every:
+            how = f"evaluation.every = {every} of {table.steps} steps leaves only the last weights measured"
+            yield f"{table.name}.keep_best: has no effect: {how}; lower that, or remove it"
 
 
 def _rollouts(config: RunConfig) -> Iterator[str]:

@@ -31,6 +31,7 @@ from burnish.rpc.address import with_addresses
 from burnish.trainer.data.config import SeedRange, TasksConfig
 from burnish.trainer.evaluation.config import EvaluationConfig, RetentionConfig
 from burnish.trainer.learner.config import CriticConfig, LearnerConfig, OptimizerConfig
+from burnish.trainer.models.checkpoints import BestBy
 from burnish.trainer.phases.common import Phase, PhaseConfig, PhaseKind, phase_optimizer
 from burnish.trainer.phases.rates import with_rate
 from burnish.trainer.phases.registry import KINDS
@@ -148,8 +149,8 @@ class ResolvedRun:
         return next(iter(self.reinforced), None)
 
     @property
-    def best_by(self) -> Mapping[Phase, str]:
-        """The metric that each phase goes back to the lowest of at its end, "" where it does not."""
+    def best_by(self) -> Mapping[Phase, BestBy | None]:
+        """What says which step each phase goes back to at its end, None where it does not."""
         return {phase.name: phase.table.best_by for phase in self.phases}
 
     @property

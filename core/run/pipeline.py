@@ -43,7 +43,7 @@ from burnish.trainer.evaluation.between import held_out_metrics
 from burnish.trainer.evaluation.comparison import comparisons
 from burnish.trainer.loop import Step
 from burnish.trainer.marks import mark
-from burnish.trainer.models.checkpoints import CheckpointRecord, best, latest, prune, save_checkpoint
+from burnish.trainer.models.checkpoints import BestBy, CheckpointRecord, best, latest, prune, save_checkpoint
 from burnish.trainer.models.finding import find_model
 from burnish.trainer.objectives.measures import probe_of
 from burnish.trainer.phases.common import Measuring, Phase, PhaseData, PhaseParts, Spent
@@ -174,9 +174,10 @@ def _train(run: Run, phase: PhaseRun, first: int) -> int:
             if failed is not None:
                 say(run.console, failed)
             heed(run.folder, run.console, phase.name, did.alarms)
-            final, lowest = bool(ends) or at == table.steps, _is_lowest(table.best_by, rows)
-            if final or lowest or at % table.checkpoint_every == 0:
-                back = _go_back(run, phase) if final and table.best_by and not lowest else None
+            final, best_by = bool(ends) or at == table.steps, table.best_by
+            is_best = best_by is not None and best_by.is_best(rows)
+            if final or is_best or at % table.checkpoint_every == 0:
+                back = _go_back(run, phase, best_by) if final and best_by is not None and not is_best else None
                 with mark("checkpoint", f"{phase.name} {at}"):
                     _checkpoint(run, phase, at, did.metrics, final=final, ended=ends, back=back)
     session.loop.on_group = None
@@ -186,18 +187,15 @@ def _train(run: Run, phase: PhaseRun, first: int) -> int:
     return at
 
 
-def _is_lowest(metric: str, rows: Sequence[Mapping[str, float]]) -> bool:
-    """Whether the last row has the metric, and it is below that of every one before."""
-    return metric in rows[-1] and all(rows[-1][metric] < row[metric] for row in rows[:-1] if metric in row)
-
-
-def _go_back(run: Run, phase: PhaseRun) -> CheckpointRecord:
+def _go_back(run: Run, phase: PhaseRun, by: BestBy) -> CheckpointRecord:
     """Give the learner the weights that the phase was best with, at its end. Every one that was the best so far was saved."""
-    found = best(run.folder.path, phase.name, phase.table.best_by)
+    session, found = run.session, best(run.folder.path, phase.name, by)
     assert found is not None, "the first one that was measured was the best so far"
-    run.session.learner.restore_from_path((found.trainer_state(run.folder.path) / "learner").resolve())
-    lowest = f"{phase.table.best_by} {found.metrics[phase.table.best_by]:.4g}"
-    say(run.console, f"{phase.name} ends with the weights of step {found.step}, the best by its rows that are held out: {lowest}")
+    session.learner.restore_from_path((found.trainer_state(run.folder.path) / "learner").resolve())
+    if isinstance(phase.table, RFTPhaseConfig):
+        session.loop.progress.went_back(session.learner.version)
+        session.sync()
+    say(run.console, f"{phase.name} ends with the weights of step {found.step}, the best by {by.on}: {by.said(found.metrics)}")
     return found
 
 

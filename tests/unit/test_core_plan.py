@@ -379,6 +379,11 @@ def test_measurements_in_the_course_of_a_phase_are_planned(model: Path) -> None:
         ({"evaluation": {"every_tasks": 5}, "rft": {"steps": 4}}, "evaluation: every_tasks has no effect without every"),
         ({"evaluation": {"every": 2, "every_tasks": 5, "tasks": 4}, "rft": {"steps": 4}}, "every_tasks = 5 is more than tasks = 4"),
         ({"evaluation": {"every": 2}, "sft": {"steps": 4, "data": "t.jsonl"}}, "evaluation.every: has no effect without .rft."),
+        ({"rft": {"steps": 4, "keep_best": True}}, "rft.keep_best: has no effect without evaluation.every"),
+        (
+            {"evaluation": {"every": 4}, "rft": {"steps": 4, "keep_best": True}},
+            "rft.keep_best: has no effect: evaluation.every = 4 of 4 steps leaves only the last weights measured",
+        ),
     ],
 )
 def test_measurements_that_cannot_be_are_refused(model: Path, more: dict[str, Any], line: str) -> None:

@@ -134,7 +134,7 @@ def test_a_step_says_what_failed_in_it(tmp_path: Path, monkeypatch: pytest.Monke
     down = replace(good, outcome=Failure(FailureKind.VERIFIER_UNAVAILABLE, "v@h:1", "connection refused"))
     steps = [PhaseStep(n, {"loss": 0.0}, "line", episodes=[good, one]) for n, one in ((1, good), (2, down))]
     console, file = log()
-    table = SimpleNamespace(steps=2, checkpoint_every=9, best_by="")
+    table = SimpleNamespace(steps=2, checkpoint_every=9, best_by=None)
     phase = SimpleNamespace(name="rft", table=table, kind=SimpleNamespace(steps=lambda *_: iter(steps)))
     shown: list[Any] = []
     session = SimpleNamespace(loop=SimpleNamespace(on_group=None), algo=SimpleNamespace(show=shown.append))

@@ -35,7 +35,7 @@ def test_a_step_whose_episodes_an_outage_masked_says_so(tmp_path: Path, monkeypa
         for step, outcomes in enumerate(OUTCOMES, 1):
             yield PhaseStep(step, {}, "reward 0.50", episodes=episodes(*outcomes))
 
-    table = SimpleNamespace(steps=3, checkpoint_every=10, max_minutes=None, max_tokens=None, best_by="")
+    table = SimpleNamespace(steps=3, checkpoint_every=10, max_minutes=None, max_tokens=None, best_by=None)
     phase: Any = SimpleNamespace(name="rft", table=table, kind=SimpleNamespace(steps=steps))
     for name in ("_begin", "_end", "_keep", "_checkpoint", "heed"):
         monkeypatch.setattr(pipeline, name, lambda *args, **kwargs: None)
@@ -70,7 +70,7 @@ def test_what_finished_while_the_learner_learned_is_kept_when_the_next_step_fail
         monkeypatch.setattr(pipeline, name, lambda *args, **kwargs: None)
     monkeypatch.setattr(pipeline, "_keep", lambda run, phase, step, found, *more: kept.append((step, [one.id for one in found])))
     monkeypatch.setattr(pipeline, "_parts", lambda *_: SimpleNamespace(done=[]))
-    table = SimpleNamespace(steps=3, checkpoint_every=10, max_minutes=None, max_tokens=None, best_by="")
+    table = SimpleNamespace(steps=3, checkpoint_every=10, max_minutes=None, max_tokens=None, best_by=None)
     phase: Any = SimpleNamespace(name="rft", table=table, kind=SimpleNamespace(steps=steps))
     folder = SimpleNamespace(suites=tmp_path / "suites", log_metrics=lambda *_: None, path=tmp_path)
     run: Any = SimpleNamespace(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from burnish.trainer.models import checkpoints
-from burnish.trainer.models.checkpoints import CheckpointRecord, best, latest, list_checkpoints, prune, save_checkpoint
+from burnish.trainer.models.checkpoints import BestBy, CheckpointRecord, best, latest, list_checkpoints, prune, save_checkpoint
 from burnish.trainer.models.importing import ModelSize, new_model
 
 pytestmark = pytest.mark.unit
@@ -153,17 +153,42 @@ def test_an_unsound_model_is_not_saved(tmp_path: Path) -> None:
     assert latest(tmp_path) is None
 
 
+BY_LOSS = BestBy(("held_out_loss",), "rows")
+
+
+def test_of_equal_success_the_reward_decides_and_of_equal_rewards_the_earlier_step() -> None:
+    by = BestBy(("success", "reward"), "tasks", highest=True)
+    rows = [
+        {},
+        {"success": 0.5, "reward": 0.1},
+        {"success": 0.5, "reward": 0.3},
+        {"success": 0.5, "reward": 0.3},
+        {"success": 0.4, "reward": 9},
+    ]
+    assert [by.is_best(rows[: n + 1]) for n in range(len(rows))] == [False, True, True, False, False]
+    assert by.said(rows[2]) == "success 0.5, reward 0.3"
+
+
+def test_the_best_checkpoint_is_the_first_with_the_highest_success(model: Path, tmp_path: Path) -> None:
+    by = BestBy(("success", "reward"), "tasks", highest=True)
+    for step, success, reward in ((10, 0.5, 0.1), (20, 0.6, 0.2), (30, 0.6, 0.2), (40, 0.2, 0.9)):
+        save(tmp_path, model, step, metrics={"success": success, "reward": reward})
+    found = best(tmp_path, "rft", by)
+    assert found is not None and found.step == 20
+    assert prune(tmp_path, 1, {"rft": by}) == ["rft-10", "rft-30"]
+
+
 def test_pruning_keeps_the_best_of_a_phase_until_that_has_ended(model: Path, tmp_path: Path) -> None:
     for step, loss in ((10, 2.0), (20, 1.5), (30, 1.5), (40, 1.7)):
         save(tmp_path, model, step, phase="sft", metrics={"held_out_loss": loss})
     save(tmp_path, model, 45, phase="sft")
-    best_by = {"sft": "held_out_loss", "rft": ""}
+    best_by = {"sft": BY_LOSS, "rft": None}
     assert prune(tmp_path, 1, best_by) == ["sft-10", "sft-30", "sft-40"]
-    found = best(tmp_path, "sft", "held_out_loss")
+    found = best(tmp_path, "sft", BY_LOSS)
     assert found is not None and found.step == 20
     save(tmp_path, model, 50, phase="sft", final=True, metrics={"held_out_loss": 1.5}, weights_of=20)
     assert prune(tmp_path, 1, best_by) == ["sft-20", "sft-45"]
-    assert best(tmp_path, "rft", "held_out_loss") is None
+    assert best(tmp_path, "rft", BY_LOSS) is None
 
 
 def test_pruning_keeps_the_best_of_a_phase_that_was_given_more_steps_after_its_end(model: Path, tmp_path: Path) -> None:
@@ -171,11 +196,11 @@ def test_pruning_keeps_the_best_of_a_phase_that_was_given_more_steps_after_its_e
     save(tmp_path, model, 4, phase="sft", final=True, metrics={"held_out_loss": 1.5})
     for step, loss in ((6, 1.0), (8, 1.2), (9, 1.3)):
         save(tmp_path, model, step, phase="sft", metrics={"held_out_loss": loss})
-    assert prune(tmp_path, 1, {"sft": "held_out_loss"}) == ["sft-2", "sft-8"]
-    found = best(tmp_path, "sft", "held_out_loss")
+    assert prune(tmp_path, 1, {"sft": BY_LOSS}) == ["sft-2", "sft-8"]
+    found = best(tmp_path, "sft", BY_LOSS)
     assert found is not None and found.step == 6
     save(tmp_path, model, 10, phase="sft", final=True, metrics={"held_out_loss": 1.0}, weights_of=6)
-    assert prune(tmp_path, 1, {"sft": "held_out_loss"}) == ["sft-6", "sft-9"]
+    assert prune(tmp_path, 1, {"sft": BY_LOSS}) == ["sft-6", "sft-9"]
 
 
 def test_pruning_keeps_the_last_ones_and_the_final_one_of_every_phase(model: Path, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypedDict, Unpack
@@ -199,15 +200,44 @@ def refuse_promotion(run: Path, record: CheckpointRecord, why: str) -> None:
     _append(run, RefusedRecord(name=record.name, why=why))
 
 
-def best(run: Path, phase: str, metric: str) -> CheckpointRecord | None:
-    """The first checkpoint of a phase that is lowest in a metric; None when none has it."""
-    measured = [record for record in list_checkpoints(run) if record.phase == phase and metric in record.metrics]
-    return min(measured, key=lambda record: record.metrics[metric], default=None)
+@dataclass(frozen=True, slots=True)
+class BestBy:
+    """By what the steps of a phase compare: metrics, of which the first that differs decides; the lowest is the best, or the highest.
+    on: what they are measured on, in words.
+
+    Example: `BestBy(("held_out_loss",), "rows").key({"held_out_loss": 1.5}) == (1.5,)`.
+    """
+
+    metrics: tuple[str, ...]
+    on: str
+    highest: bool = False
+
+    def key(self, values: Mapping[str, float]) -> tuple[float, ...] | None:
+        """What is lower the better a step is; None of one that was not measured."""
+        if not all(name in values for name in self.metrics):
+            return None
+        return tuple(-values[name] if self.highest else values[name] for name in self.metrics)
+
+    def is_best(self, rows: Sequence[Mapping[str, float]]) -> bool:
+        """Whether the last row is better than each of those before: of equal ones the first is the best."""
+        *before, last = (self.key(row) for row in rows)
+        return last is not None and all(one is None or last < one for one in before)
+
+    def said(self, values: Mapping[str, float]) -> str:
+        """The metrics of a step. Example: "held_out_loss 1.5"."""
+        return ", ".join(f"{name} {values[name]:.4g}" for name in self.metrics)
 
 
-def prune(run: Path, keep_last: int, best_by: Mapping[str, str] | None = None) -> list[str]:
+def best(run: Path, phase: str, by: BestBy) -> CheckpointRecord | None:
+    """The first of the best checkpoints of a phase; None when none was measured."""
+    records = [record for record in list_checkpoints(run) if record.phase == phase]
+    measured = [(key, record) for record in records if (key := by.key(record.metrics)) is not None]
+    return min(measured, key=lambda one: one[0])[1] if measured else None
+
+
+def prune(run: Path, keep_last: int, best_by: Mapping[str, BestBy | None] | None = None) -> list[str]:
     """Remove old checkpoints and return their names. The `keep_last` most recent stay, and so does the final one of every phase, and
-    the best one of a phase under way that `best_by` gives a metric for.
+    the best one of a phase under way that `best_by` has something for.
 
     Raises ValueError when keep_last is below 1: a run always keeps what it can resume from.
     """
@@ -216,7 +246,7 @@ def prune(run: Path, keep_last: int, best_by: Mapping[str, str] | None = None) -
     records = list_checkpoints(run)
     last = {record.phase: record for record in records}
     ended = {phase for phase, record in last.items() if record.final}  # not by an earlier one: a phase that had ended may get more steps
-    kept = [best(run, phase, metric) for phase, metric in (best_by or {}).items() if metric and phase not in ended]
+    kept = [best(run, phase, by) for phase, by in (best_by or {}).items() if by is not None and phase not in ended]
     doomed = [record for record in records[:-keep_last] if not record.final and record not in kept]
     for record in doomed:
         _append(run, PrunedRecord(name=record.name))

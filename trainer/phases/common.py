@@ -19,6 +19,7 @@ from ..batch import TokenBatch
 from ..data.config import Making, RowsKind, SupervisedRows
 from ..learner.config import OptimizerConfig
 from ..loop import MAX_SKIPPED, PolicyLoop, Step
+from ..models.checkpoints import BestBy
 from ..models.manifest import DataUse, Stage
 from ..objectives.measures import Measured
 from ..objectives.objective import Objective
@@ -86,9 +87,9 @@ class PhaseConfig(BaseModel):
         return 1
 
     @property
-    def best_by(self) -> str:
-        """The metric whose lowest value says which step's weights the phase ends with; "" where those are the last."""
-        return ""
+    def best_by(self) -> BestBy | None:
+        """What says which step's weights the phase ends with; None where those are the last."""
+        return None
 
     @property
     def reads(self) -> Mapping[str, tuple[str, ...]]:

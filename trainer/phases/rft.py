@@ -17,8 +17,10 @@ from ..data.blend import Blend, share_of, shares_beside
 from ..data.config import OWN, Making, RowsConfig, SupervisedRows
 from ..data.prepared import lay_out
 from ..demonstrations import Demonstrations, ExampleStream
+from ..evaluation.between import REWARD, SUCCESS
 from ..learner.config import CriticConfig
 from ..loop import MAX_IDLE_STEPS, Step
+from ..models.checkpoints import BestBy
 from ..objectives.config import ObjectiveConfig
 from ..objectives.measures import per_trajectory
 from ..objectives.presets import CLIPS, Algorithm, bounds_act, plain_name, written_out
@@ -87,6 +89,8 @@ class RFTPhaseConfig(PhaseConfig):
     ("keep"). objective: advantage and loss.
     replay: demonstrations that are learned from beside the episodes; left out, none.
     critic: a model of what episodes earn, which the advantage "gae" and those of one's own may ask (`GroupBatch.values`); left out, none.
+    keep_best: whether the phase ends with the weights of its highest success on held-out tasks, measured every `evaluation.every` steps,
+    and not with the last ones.
     """
 
     kind: Literal["rft"] = "rft"
@@ -104,6 +108,7 @@ class RFTPhaseConfig(PhaseConfig):
     checkpoint_every: int = Field(default=20, ge=1)
     objective: ObjectiveConfig = ObjectiveConfig()
     critic: CriticConfig | None = None
+    keep_best: bool = False
     blend: tuple[BlendedConfig, ...] = ()
     replay: ReplayConfig | None = None
 
@@ -181,6 +186,10 @@ class RFTPhaseConfig(PhaseConfig):
     def staleness(self) -> int:
         """How often the weights may have moved since a token was sampled that is trained on."""
         return {"sync": 0, "one_step_off": 1, "async": self.max_staleness or MAX_STALENESS}[self.rollouts]
+
+    @property
+    def best_by(self) -> BestBy | None:
+        return BestBy((SUCCESS, REWARD), "its tasks that are held out", highest=True) if self.keep_best else None
 
     @property
     def reads(self) -> Mapping[str, tuple[str, ...]]:

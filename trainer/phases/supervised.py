@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from ..batch import TokenBatch, plain_batch
 from ..data.config import RowsConfig, RowsKind, SupervisedRows, readable
 from ..data.supervised import SupervisedExample
+from ..models.checkpoints import BestBy
 from ..objectives.objective import CROSS_ENTROPY
 from ..updates import PolicyLearner
 from .common import NOT_FINITE, PhaseConfig, PhaseData, PhaseParts, PhaseStep, Schedule, Spent, may_skip, one_update
@@ -68,8 +69,8 @@ class SupervisedConfig(RowsConfig, PhaseConfig):
         return SupervisedRows(self.name, self.kind, self, self.batch, self.steps * self.batch, self.held_out)
 
     @property
-    def best_by(self) -> str:
-        return HELD_OUT[1] if self.keep_best else ""
+    def best_by(self) -> BestBy | None:
+        return BestBy((HELD_OUT[1],), "its rows that are held out") if self.keep_best else None
 
     @property
     def reads(self) -> Mapping[str, tuple[str, ...]]:

@@ -75,6 +75,11 @@ class PolicyProgress:
         self.moves += 1
         self.versions = [*self.versions, version][-(staleness + 1) :]
 
+    def went_back(self, version: int) -> None:
+        """The weights are those of an earlier version again, and nothing is open that a later one sampled."""
+        assert not self.open, "what is open was sampled by weights that are gone"
+        self.versions = [version]
+
     def age(self, version: int) -> int:
         """How often the weights have moved since `version`; one more than a token may be old, where it is longer than that."""
         return sum(1 for later in self.versions if later > version)
