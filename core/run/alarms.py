@@ -35,7 +35,7 @@ class RollBack(Exception):
 
 def watch_over(recipe: ResolvedRun, folder: RunFolder, phase: str, steps: int, remembered: Mapping[str, Any] | None) -> Watch:
     """The guards over a phase of reinforcement from a step on. remembered: what a checkpoint kept of them, None at the beginning."""
-    watch = Watch(recipe.guards, recipe.success)
+    watch = Watch(recipe.guards, recipe.success, like_training=recipe.evaluation.mode_between == "sampled")
     if steps and remembered is not None:
         watch.restore(remembered, series_rows(read_metrics(folder.metrics_file), phase, steps))
     return watch

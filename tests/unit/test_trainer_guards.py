@@ -20,7 +20,8 @@ from burnish.recipe.resolve import resolve
 from burnish.run.alarms import GuardStop, RollBack, heed
 from burnish.run.folder import create_run
 from burnish.trainer.watch.answers import LETTERS, LONGEST, WORDS, Answers, answers_of, constant, near_words, phrase_shares, spread_phrase
-from burnish.trainer.watch.guards import QUIET, RULES, Alarm, GuardsConfig, Kind, PhaseHistory, Watch
+from burnish.trainer.watch.guards import QUIET, RULES, Alarm, GuardsConfig, Kind, PhaseHistory, Watch, parting
+from burnish.trainer.watch.trend import held_out_change
 
 pytestmark = pytest.mark.unit
 
@@ -93,6 +94,41 @@ def test_a_reward_that_parts_from_success() -> None:
     assert flat["parting"].startswith("reward rose by 0.399 and success did not (")
     assert found(ramp("reward_mean", 0.4, 0.6)) == {}, "less than half a standard deviation, which a price of tool calls may give"
     assert found(ramp("success", 0.4, 0.2)) == {}, "getting worse at everything is no parting"
+
+
+def measured(reward: tuple[float, float], success: tuple[float, float], **more: tuple[float, float]) -> list[dict[str, float]]:
+    """20 steps whose own reward and success rise by 0.4 after the ninth, measured on 50 held-out tasks after 5 and 20."""
+    wobble = (0.0, 0.01, -0.01)
+    plain = [0.4 + 0.4 * (i >= 9) + wobble[i % 3] for i in range(20)]
+    others = [{name.replace("__", "/"): ends[i >= 9] for name, ends in more.items()} for i in range(20)]
+    rows = [step(reward_mean=one, success=one, **other) for one, other in zip(plain, others, strict=True)]
+    for i, at in enumerate((4, 19)):
+        held_out = {"tasks": 50.0, "reward_mean": reward[i], "reward_std": 0.5, "success": success[i]}
+        rows[at] |= {f"held_out/{name}": value for name, value in held_out.items()}
+    return rows
+
+
+def test_a_reward_that_held_out_tasks_do_not_follow() -> None:
+    """By hand: the means of steps 2 to 8 and 14 to 20 have a variance of 0.5² / 64 / 7 = 0.00056 each, and a measurement's is
+    0.5² / 49 = 0.0051. So a gap of 0.4 - 0.05 is 0.35 / sqrt(0.0113) = 3.29 errors wide, with 110 degrees of freedom: p = 0.0014."""
+    rows = measured((0.4, 0.45), (0.4, 0.45))
+    change = held_out_change(rows)
+    assert change is not None and change.training.difference == pytest.approx(0.4, abs=0.01)
+    assert change.p_apart == pytest.approx(0.0014, abs=0.0003)
+    by_heart = "since step 5, reward rose by 0.4 in training, and on 50 held-out tasks by 0.05: what is learned is of the tasks"
+    assert found(rows)["parting"].startswith(by_heart)
+    assert held_out_change(rows[:-1]) is None, "nothing was measured in the last step"
+    assert held_out_change(rows[:12] + rows[19:]) is None, "the windows would overlap"
+    assert parting(PhaseHistory(rows, like_training=False), LIMITS) is None, "greedy ones need not rise with sampled ones"
+    assert found(measured((0.4, 0.62), (0.4, 0.62))) == {}, "half as much is what a new task may give"
+    assert found(measured((0.4, 0.45), (0.4, 0.45), reward__overlong=(-0.4, 0.0))) == {}, "what rose is the penalty of training alone"
+
+
+def test_success_on_held_out_tasks_that_falls_while_training_earns_more() -> None:
+    rows = measured((0.4, 0.8), (0.6, 0.2))
+    text = "since step 5, reward rose by 0.4 in training, and on 50 held-out tasks success fell by 40 points"
+    assert found(rows) == {"parting": text} == {"parting": parting(PhaseHistory(rows, like_training=False), LIMITS)}
+    assert found(measured((0.4, 0.8), (0.5, 0.4))) == {}, "ten points of 50 tasks are noise"
 
 
 def test_turns_tools_and_lengths_that_drift() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from burnish.trainer.watch.trend import LEVEL, Change, change, change_note, metric_change, reward_change, success_change
+from burnish.trainer.watch.trend import LEVEL, Change, change, change_note, held_out_change, metric_change, reward_change, success_change
 
 pytestmark = pytest.mark.unit
 
@@ -89,3 +89,29 @@ def test_a_rise_is_found_by_the_end() -> None:
 
     assert found(0.3) >= 0.95
     assert found(0.2) >= 0.5
+
+
+def learned(generator: np.random.Generator, training: tuple[float, float], held_out: tuple[float, float], tasks: int) -> bool:
+    """Whether in 60 steps of 8 x 8, measured every ten, held-out tasks are ever told to part from training. The ends: of the chance of
+    success on a task of middling difficulty, in logits, from the first step to the last."""
+    difficulty, luck, rows = generator.normal(0, 1.2, tasks), generator.random(tasks), list[dict[str, float]]()
+    for step in range(1, 61):
+        now, then = (ends[0] + (ends[1] - ends[0]) * step / 60 for ends in (training, held_out))
+        won = generator.random((8, 8)) < 1 / (1 + np.exp(-now - generator.normal(0, 1.2, (8, 1))))
+        rows.append({"reward_mean": float(won.mean()), "reward_std": float(won.std()), "rewarded": 64.0})
+        if step % 10 == 0:
+            right = luck < 1 / (1 + np.exp(-then - difficulty))  # the same numbers each time
+            measured = {"success": right.mean(), "reward_mean": right.mean(), "reward_std": right.std(), "tasks": tasks}
+            rows[-1] |= {f"held_out/{name}": float(value) for name, value in measured.items()}
+            found = held_out_change(rows)
+            if found is not None and (found.apart or (found.training.rose and found.success.fell)):
+                return True
+    return False
+
+
+def test_held_out_tasks_that_follow_are_not_told_to_part_and_those_that_do_not_are() -> None:
+    generator = np.random.default_rng(3)
+    for ends in ((0.0, 0.0), (-1.0, 2.0)):
+        assert sum(learned(generator, ends, ends, 50) for _ in range(20)) == 0
+    assert sum(learned(generator, (-1.0, 2.0), (-1.0, 1.0), 50) for _ in range(20)) <= 1, "they follow two thirds of the way"
+    assert sum(learned(generator, (-1.0, 2.5), (-1.0, -1.0), 50) for _ in range(20)) >= 18, "by heart"

@@ -4,7 +4,8 @@
     kl           the policy has moved further from its reference than `kl_max` (only with a KL in the objective)
     entropy      the policy has become nearly certain of every token, or far more random than at the start
     empty        for `EMPTY_STEPS` steps, no group taught anything
-    parting      the reward has risen beyond noise, and success has fallen, or has not moved: something else is paid for
+    parting      the reward has risen beyond noise, and success has fallen, or has not moved: something else is paid for; or the reward
+                 on held-out tasks has not risen with it: it is learned by heart
     drift        turns, tool calls or lengths are others than at the start by a factor, beyond noise, and success has not risen
     repeats      a phrase has come to stand in nearly all answers, or answers repeat themselves, and success has not risen
     constant     the policy says the same whatever the task (`answers.constant`)
@@ -24,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ...envs.types import Episode
 from .answers import STEPS, Answers, answers_of, constant, spread_phrase
-from .trend import Rows, change, change_note, metric_change, reward_change, success_change
+from .trend import Rows, change, change_note, held_out_change, metric_change, reward_change, success_change
 
 Kind = Literal["non_finite", "kl", "entropy", "empty", "parting", "drift", "repeats", "constant"]
 Action = Literal["off", "warn", "stop", "roll_back"]
@@ -56,7 +57,8 @@ class GuardsConfig(BaseModel):
 
     non_finite: an update was not finite and was left out; three in a row end the run whatever this says. kl: the mean KL to the reference,
     per token, is above kl_max. entropy: the mean entropy per token is below entropy_low, or above entropy_high, times that of the first
-    three steps. empty: two steps in a row without a group that teaches. parting: the reward rose beyond noise and success did not.
+    three steps. empty: two steps in a row without a group that teaches. parting: the reward rose beyond noise and success did not, nor the
+    reward on held-out tasks, where `evaluation.every` has them measured.
     drift: turns, tool calls or tokens per episode changed by drift_factor beyond noise, and success did not rise. repeats: a phrase came to
     stand in a share phrase_share of all answers, or that share of an answer repeats itself, and success did not rise. constant: the policy
     says the same whatever the task.
@@ -102,11 +104,13 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True)
 class PhaseHistory:
-    """The steps of a phase so far: their metrics, and what the episodes of the first and last `STEPS` said."""
+    """The steps of a phase so far: their metrics, and what the episodes of the first and last `STEPS` said. like_training: whether
+    held-out tasks, where they are measured, are sampled as in training."""
 
     rows: Rows
     first: Sequence[Answers] = ()
     last: Sequence[Answers] = ()
+    like_training: bool = True
 
 
 def non_finite(seen: PhaseHistory, limits: GuardsConfig) -> str | None:
@@ -139,7 +143,24 @@ def empty(seen: PhaseHistory, limits: GuardsConfig) -> str | None:
 
 
 def parting(seen: PhaseHistory, limits: GuardsConfig) -> str | None:
-    """Training reward and success part. Without evaluations during training, the part called success stands for the held-out measure."""
+    """Training reward and what it is meant for: held-out tasks, where steps are measured on them, and the part called success."""
+    return _from_held_out(seen) or _from_success(seen)
+
+
+def _from_held_out(seen: PhaseHistory) -> str | None:
+    """A policy that grows sure of itself gains where it is sampled, and not where it is greedy: rewards are compared of one kind only."""
+    found = held_out_change(seen.rows)
+    if found is None or not found.training.rose:
+        return None
+    rose = f"since step {found.since}, reward rose by {found.training.difference:.3g} in training, and on {found.tasks} held-out tasks"
+    if found.success.fell:
+        return f"{rose} success fell by {-100 * found.success.difference:.0f} points"
+    if seen.like_training and found.apart:
+        return f"{rose} by {found.reward.difference:.2g}: what is learned is of the tasks that it is learned from"
+    return None
+
+
+def _from_success(seen: PhaseHistory) -> str | None:
     reward, success = reward_change(seen.rows), success_change(seen.rows)
     if reward is None or success is None or not reward.rose:
         return None
@@ -197,7 +218,7 @@ RULES: Mapping[Kind, Callable[[PhaseHistory, GuardsConfig], str | None]] = {
 
 @dataclass
 class Watch:
-    """The guards over a phase, and what they remember. success: the reward part that is called so.
+    """The guards over a phase, and what they remember. success: the reward part that is called so. like_training: as `PhaseHistory` has it.
 
     Example: `Watch(GuardsConfig(), "verdict").after(1, metrics, episodes)` is `[]`.
     """
@@ -208,6 +229,7 @@ class Watch:
     first: list[Answers] = field(default_factory=list)
     last: list[Answers] = field(default_factory=list)
     warned: dict[str, int] = field(default_factory=dict)
+    like_training: bool = True
 
     def after(self, step: int, metrics: Mapping[str, float], episodes: Sequence[Episode]) -> list[Alarm]:
         """What the guards say of the steps up to this one."""
@@ -216,7 +238,7 @@ class Watch:
         if len(self.first) < STEPS:
             self.first.append(said)
         self.last = [*self.last, said][-STEPS:]
-        seen, alarms = PhaseHistory(self.rows, self.first, self.last), list[Alarm]()
+        seen, alarms = PhaseHistory(self.rows, self.first, self.last, self.like_training), list[Alarm]()
         for guard, rule in RULES.items():
             action: Action = getattr(self.limits, guard)
             if action == "off" or (action == "warn" and step - self.warned.get(guard, -QUIET) < QUIET):

@@ -11,7 +11,7 @@ is 30: so few episodes cannot tell (300 simulated runs each; tests/unit/test_tra
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,8 @@ LEVEL = 0.002
 """Two-sided p-value below which a change counts as one: low, because every step looks again."""
 FEWEST = 3
 """Steps in a window at least, so that nothing is said before nine."""
+AROUND = 3
+"""Steps before and after the first measurement on held-out tasks whose episodes it is compared with; as many in all up to the last."""
 FIRST, LAST = 8, 16
 """Steps in the first and in the last window at most; each is a third of the steps so far. The start stays the start as a run grows."""
 
@@ -57,25 +59,44 @@ def change(values: Sequence[float], errors: Sequence[float] | None = None) -> Ch
 
     Example: `change([0.1, 0.2, 0.1, 0.5, 0.5, 0.9, 0.9, 1.0, 0.9]).before` is about 0.13.
     """
-    from scipy import stats
-
     third = len(values) // 3
     if third < FEWEST:
         return None
-    means, of_means, freedoms = [], [], []
-    for part in (slice(0, min(FIRST, third)), slice(len(values) - min(LAST, third), None)):
-        window = np.asarray(values[part], np.float64)
-        least = 0.0 if errors is None else float(np.mean(np.square(errors[part])))
-        means.append(float(window.mean()))
-        of_means.append(max(float(window.var(ddof=1)), least) / len(window))
-        freedoms.append(len(window) - 1)
-    (before, after), spread = means, sum(of_means)
-    if abs(after - before) <= rounding(means):
-        return Change(before, after, 1.0)
+    before, after = slice(0, min(FIRST, third)), slice(len(values) - min(LAST, third), None)
+    return _compared(*(_mean_of(values[part], None if errors is None else errors[part]) for part in (before, after)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Mean:
+    """A mean, the variance of it, and the degrees of freedom that this is known with."""
+
+    value: float
+    variance: float
+    freedom: float
+
+
+def _mean_of(values: Sequence[float], errors: Sequence[float] | None) -> _Mean:
+    """The mean of a window. errors: as `change` takes them."""
+    window = np.asarray(values, np.float64)
+    least = 0.0 if errors is None else float(np.mean(np.square(errors)))
+    return _Mean(float(window.mean()), max(float(window.var(ddof=1)), least) / len(window), len(window) - 1.0)
+
+
+def _compared(before: _Mean, after: _Mean) -> Change:
+    return Change(before.value, after.value, _p_value(after.value - before.value, (before, after)))
+
+
+def _p_value(difference: float, means: Sequence[_Mean]) -> float:
+    """Two-sided, that a sum and difference of these means is so far from 0, by Welch's test."""
+    from scipy import stats
+
+    if abs(difference) <= rounding([mean.value for mean in means]):
+        return 1.0
+    spread = sum(mean.variance for mean in means)
     if spread == 0.0:
-        return Change(before, after, 0.0)
-    freedom = spread**2 / sum(one**2 / n for one, n in zip(of_means, freedoms, strict=True))
-    return Change(before, after, 2 * float(stats.t.sf(abs(after - before) / math.sqrt(spread), freedom)))
+        return 0.0
+    freedom = spread**2 / sum(mean.variance**2 / mean.freedom for mean in means)
+    return 2 * float(stats.t.sf(abs(difference) / math.sqrt(spread), freedom))
 
 
 Rows = Sequence[Mapping[str, float]]
@@ -85,9 +106,7 @@ Rows = Sequence[Mapping[str, float]]
 def success_change(rows: Rows) -> Change | None:
     """How success has changed over the steps that had a rewarded episode."""
     seen = [(row["success"], row["rewarded"]) for row in rows if "success" in row and "rewarded" in row]
-    shares = [(success * n + 1) / (n + 2) for success, n in seen]  # Laplace's: an error of 0 at 0 and 1 would be too sure
-    errors = [math.sqrt(share * (1 - share) / n) for share, (_, n) in zip(shares, seen, strict=True)]
-    return change([success for success, _ in seen], errors)
+    return change([success for success, _ in seen], [_share_error(success, n) for success, n in seen])
 
 
 def reward_change(rows: Rows) -> Change | None:
@@ -100,6 +119,67 @@ def reward_change(rows: Rows) -> Change | None:
 def metric_change(rows: Rows, name: str) -> Change | None:
     """How one metric has changed over the steps that have it."""
     return change([row[name] for row in rows if name in row])
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutChange:
+    """From the first measurement on held-out tasks to the last one. since: the step of the first, from 1. tasks: of the last. training:
+    the mean reward of the steps around both; reward, success: on held-out tasks. p_apart: that reward in training and on held-out tasks
+    changed alike."""
+
+    since: int
+    tasks: int
+    training: Change
+    reward: Change
+    success: Change
+    p_apart: float
+
+    @property
+    def apart(self) -> bool:
+        """Whether the reward rose in training, and on held-out tasks by less than half of that, both beyond noise."""
+        return self.training.rose and self.p_apart < LEVEL and self.reward.difference < self.training.difference / 2
+
+
+def held_out_change(rows: Rows) -> HeldOutChange | None:
+    """How what training earns has changed beside what held-out tasks do, as the last step measured them; None where it did not, or where
+    the windows around it and the first measurement overlap.
+
+    Two measurements are taken to be independent. They are of the same tasks, so their difference is less uncertain than that.
+    """
+    measured = [i for i, row in enumerate(rows) if row.get("held_out/tasks", 0.0) > 1]
+    last = len(rows) - 1
+    if not measured or measured[-1] != last or measured[0] + AROUND >= last - 2 * AROUND:
+        return None
+    windows = rows[max(0, measured[0] - AROUND) : measured[0] + AROUND + 1], rows[last - 2 * AROUND :]
+    began, now = (_training(window) for window in windows)
+    if began is None or now is None:
+        return None
+    ends = rows[measured[0]], rows[last]
+    rewards = [_Mean(row["held_out/reward_mean"], row["held_out/reward_std"] ** 2 / (n - 1), n - 1) for row, n in _counted(ends)]
+    successes = [_Mean(row["held_out/success"], _share_error(row["held_out/success"], n) ** 2, n - 1) for row, n in _counted(ends)]
+    training, reward = _compared(began, now), _compared(*rewards)
+    p_apart = _p_value(training.difference - reward.difference, (began, now, *rewards))
+    return HeldOutChange(measured[0] + 1, int(rows[last]["held_out/tasks"]), training, reward, _compared(*successes), p_apart)
+
+
+def _counted(rows: Rows) -> Iterator[tuple[Mapping[str, float], float]]:
+    """Rows of measurements, each with how many tasks it is of."""
+    return ((row, row["held_out/tasks"]) for row in rows)
+
+
+def _training(rows: Rows) -> _Mean | None:
+    """The mean reward of some steps, without what only training adds to it; None of too few."""
+    seen = [row for row in rows if "reward_mean" in row and "rewarded" in row]
+    if len(seen) < FEWEST:
+        return None
+    errors = [row["reward_std"] / math.sqrt(row["rewarded"]) for row in seen]
+    return _mean_of([row["reward_mean"] - row.get("reward/overlong", 0.0) for row in seen], errors)
+
+
+def _share_error(share: float, n: float) -> float:
+    """The standard error of a share of n, as Laplace's estimate has it: an error of 0 at 0 and 1 would be too sure."""
+    likely = (share * n + 1) / (n + 2)
+    return math.sqrt(likely * (1 - likely) / n)
 
 
 def change_note(rows: Rows) -> str:
