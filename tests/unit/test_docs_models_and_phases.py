@@ -78,11 +78,12 @@ def test_docs_the_recipe_of_the_page_on_phases_is_planned(tmp_path: Path, monkey
     }
     for name, rows in files.items():
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe, pairs = blocks("phases.md", "toml")
+    recipe, between, pairs = blocks("phases.md", "toml")
     assert DPOConfig(**tomllib.loads(pairs)["dpo"]).min_gap == 0.5
     what = {"name": "page", "model": "nano", "environment": "burnish/Arithmetic-v0", "platform": "cpu"}
-    plan = make_plan(resolve(config_from_data({**what, **tomllib.loads(recipe)})))
-    assert [phase.name for phase in plan.phases] == ["midtrain", "manners", "dpo", "rft", "polish", "evaluation"]
+    plan = make_plan(resolve(config_from_data({**what, **tomllib.loads(recipe), **tomllib.loads(between)})))
+    assert [phase.name for phase in plan.phases] == ["midtrain", "manners", "dpo", "rft", "polish", "held out", "evaluation"]
+    assert plan.phases[5].work == "6 times 50 held-out tasks, sampled"
     assert "until 2,000,000 tokens at most" in plan.phases[0].work and "until 90 minutes at most" in plan.phases[3].work
     assert plan.phases[3].seconds is not None and plan.phases[3].seconds <= 90 * 60
     assert any(line.startswith("phase midtrain on a model of stage none: few documents") for line in plan.warnings)
