@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..rollout.store.records import EvaluationRecord
+from ..trainer.evaluation.between import SUCCESS
 from .rendering import phase_title
 from .runs import RecordedRun, final_evaluations, phases_of
 
@@ -23,16 +24,18 @@ def unmeasured(run: RecordedRun) -> list[str]:
 
 
 def _held_out(run: RecordedRun) -> Iterator[str]:
+    between = {row.phase for row in run.metrics if SUCCESS in row.values}
     if not run.evaluations:
         rows = any(name in row.values for row in run.metrics for name in HELD_OUT_ROWS)
-        but = [*(["the loss of rows that were held out"] if rows else []), *(["the skills that were to be kept"] if run.retention else [])]
+        others = {"the loss of rows that were held out": rows, "the skills that were to be kept": bool(run.retention)}
+        but = [what for what, there in {"held-out tasks that were played between steps": bool(between), **others}.items() if there]
         yield f"Held-out tasks: every figure here is of tasks that were trained on{', but for ' if but else ''}{' and '.join(but)}."
         return
     evaluated = phases_of(run.evaluations)
     trained = phases_of(run.metrics)
     if "base" not in evaluated:
         yield "The model before any training: what all phases changed together is not known."
-    without = [phase_title(phase).lower() for phase in trained if phase not in evaluated]
+    without = [phase_title(phase).lower() for phase in trained if phase not in evaluated and phase not in between]
     if without:
         yield f"Held-out tasks after {' and '.join(without)}: what {'it' if len(without) == 1 else 'each'} changed is not known by itself."
 

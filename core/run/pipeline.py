@@ -324,7 +324,7 @@ def _measure(run: Run, phase: str, step: int) -> dict[str, float]:
 
     def note(group: EpisodeGroup) -> None:
         finished.extend(group.episodes)
-        run.tick(f"held-out task {len(finished)} of {table.tasks_between}")
+        run.tick(f"held-out task {group.task.id}")
 
     with mark("evaluation", f"{phase} {step}"), _kept_when_it_fails(run, phase, step, finished, "heldout", mode):
         result, episodes = run.session.measure(table.tasks_between, mode, note)

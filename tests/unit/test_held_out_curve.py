@@ -15,6 +15,7 @@ from burnish.inspector.held_out import held_out_rows, success_curve
 from burnish.inspector.report import render_report
 from burnish.inspector.runs import MetricRow, RecordedRun
 from burnish.inspector.text import percent
+from burnish.inspector.unmeasured import unmeasured
 from burnish.inspector.watching import Watched, held_out_line, lines
 from burnish.rollout.store.records import JsonLines
 from burnish.trainer.evaluation.between import held_out_metrics, reward_of, success_of
@@ -92,3 +93,10 @@ def test_show_and_tail_have_it(tmp_path: Path) -> None:
     assert f"held out in the course of rft: {LINE}" in shown
     last = CliRunner().invoke(app, ["runs", "tail", str(run), "-n", "1"]).output
     assert "success 0.7 (n = 64)  held_out/success 0.6 (n = 50)" in last
+
+
+def test_what_was_measured_between_steps_is_not_said_to_be_unmeasured(tmp_path: Path) -> None:
+    first, *_ = unmeasured(run_of(tmp_path))
+    assert first == (
+        "Held-out tasks: every figure here is of tasks that were trained on, but for held-out tasks that were played between steps."
+    )

@@ -17,8 +17,8 @@ from burnish.envs.types import Episode, Message, Reward, Task, Turn
 from burnish.inspector.runs import read_run
 from burnish.recipe.load import config_from_data
 from burnish.recipe.resolve import resolve
-from burnish.run.alarms import GuardStop, RollBack, heed
-from burnish.run.folder import create_run
+from burnish.run.alarms import GuardStop, RollBack, heed, watch_over
+from burnish.run.folder import RunFolder, create_run
 from burnish.trainer.watch.answers import LETTERS, LONGEST, WORDS, Answers, answers_of, constant, near_words, phrase_shares, spread_phrase
 from burnish.trainer.watch.guards import QUIET, RULES, Alarm, GuardsConfig, Kind, PhaseHistory, Watch, parting
 from burnish.trainer.watch.trend import held_out_change
@@ -129,6 +129,12 @@ def test_success_on_held_out_tasks_that_falls_while_training_earns_more() -> Non
     text = "since step 5, reward rose by 0.4 in training, and on 50 held-out tasks success fell by 40 points"
     assert found(rows) == {"parting": text} == {"parting": parting(PhaseHistory(rows, like_training=False), LIMITS)}
     assert found(measured((0.4, 0.8), (0.5, 0.4))) == {}, "ten points of 50 tasks are noise"
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+def test_the_guards_know_whether_held_out_tasks_are_sampled(tmp_path: Path, sampled: bool) -> None:
+    recipe = resolve(config_from_data({**WHAT, "rft": {"steps": 4}, "evaluation": {"every": 2, "sampled": sampled}}))
+    assert watch_over(recipe, RunFolder(tmp_path), "rft", 0, None).like_training is sampled
 
 
 def test_turns_tools_and_lengths_that_drift() -> None:
