@@ -22,10 +22,10 @@ import numpy as np
 
 from burnish.envs.types import Episode, EpisodeGroup, Float32, Int32, Message, Reward, Task, Trajectory
 from burnish.rollout.config import RolloutConfig
+from burnish.rollout.store.intervals import wilson_interval
 from burnish.rollout.weights import ParityBound, SyncReceipt
 from burnish.trainer.batch import TokenBatch
 from burnish.trainer.data.tasks import training_tasks
-from burnish.trainer.evaluation.statistics import wilson_interval
 from burnish.trainer.loop import LoopSettings, PolicyLoop
 from burnish.trainer.objectives.measures import Measured
 from burnish.trainer.objectives.objective import Objective

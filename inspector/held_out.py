@@ -1,14 +1,13 @@
-"""What held-out tasks said in the course of a phase, drawn beside what its own episodes did."""
+"""What held-out tasks said in the course of a phase."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..trainer.evaluation.between import TASKS, Interval, reward_of, success_of
-from .charts import Series, overlay_chart
-from .plots import Curve
-from .runs import RecordedRun, series_of
+from ..rollout.store.held_out import TASKS, Interval, reward_of, success_of
+from .charts import Series
+from .runs import RecordedRun
 
 DASHED = "dashed: on held-out tasks"
 
@@ -31,14 +30,3 @@ def held_out_rows(run: RecordedRun) -> list[dict[str, Any]]:
                 "phase": row.phase, "step": row.step, **shares, "reward": reward[0], "tasks": int(row.values[TASKS]),
             }  # fmt: skip
     return list(rows.values())
-
-
-def success_curve(run: RecordedRun, phase: str) -> list[Curve]:
-    """Success of the episodes of a phase, and on held-out tasks with its interval; nothing where these were not played in its course."""
-    measured = held_out_series(run, phase, success_of)
-    if measured is None:
-        return []
-    steps = series_of(run.metrics, phase).get("success", ())
-    training = Series("of the episodes of training", tuple((step, value, value, value) for step, value in steps))
-    svg = overlay_chart(f"success, {DASHED}, with the 95 % interval", [training, measured], "step")
-    return [Curve(f"success; {DASHED}, 95 % interval", svg, measured.points[0][1], measured.points[-1][1])] if svg else []

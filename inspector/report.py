@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ..rollout.store.held_out import reward_of, success_of
 from ..rollout.store.records import EvaluationRecord
 from ..rollout.store.transcripts import Transcript
-from ..trainer.evaluation.between import reward_of
 from .account import times_of
 from .alarms import alarms_of
 from .blends import blend_rows
 from .charts import Series, Whisker, line_chart, overlay_chart, whisker_chart
 from .effort import effort_of, step_seconds
-from .held_out import DASHED, held_out_series, success_curve
+from .held_out import DASHED, held_out_series
 from .kept import kept
 from .library import Library
 from .plots import Curve, frontier_drawing, idle_curves, latencies_of, min_retention, retention_curves
@@ -187,6 +187,17 @@ def reward_curve(stored: Library, run: RecordedRun, phase: str) -> list[Curve]:
     lines = [Series(f"{REWARD} of its mean over tasks", tuple(points)), *([] if measured is None else [measured])]
     svg = overlay_chart(f"{REWARD} of its mean over tasks", lines, "step") if points else ""
     return [Curve(f"{REWARD}; {DASHED}" if measured else REWARD, svg, points[0][1], points[-1][1])] if svg else []
+
+
+def success_curve(run: RecordedRun, phase: str) -> list[Curve]:
+    """Success of the episodes of a phase, and on held-out tasks with its interval; nothing where these were not played in its course."""
+    measured = held_out_series(run, phase, success_of)
+    if measured is None:
+        return []
+    steps = series_of(run.metrics, phase).get("success", ())
+    training = Series("of the episodes of training", tuple((step, value, value, value) for step, value in steps))
+    svg = overlay_chart(f"success, {DASHED}, with the 95 % interval", [training, measured], "step")
+    return [Curve(f"success; {DASHED}, 95 % interval", svg, measured.points[0][1], measured.points[-1][1])] if svg else []
 
 
 def curves_of(run: RecordedRun, phase: str) -> list[Curve]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..rollout.store.held_out import SUCCESS
 from ..rollout.store.records import EvaluationRecord
-from ..trainer.evaluation.between import SUCCESS
 from .rendering import phase_title
 from .runs import RecordedRun, final_evaluations, phases_of
 

@@ -11,7 +11,7 @@ from statistics import fmean
 from rich.table import Table
 from rich.text import Text
 
-from ..trainer.evaluation.between import TASKS, success_of
+from ..rollout.store.held_out import TASKS, success_of
 from .account import times_of
 from .alarms import alarms_of
 from .blends import recorded_phases

@@ -27,6 +27,7 @@ from typing import Any, Literal
 from burnish.recipe.load import config_as_recorded, config_data, load_config
 from burnish.recipe.resolve import RUNS, ResolvedRun, resolve
 from burnish.recipe.seeds import derive_seeds
+from burnish.rollout.store.held_out import SUCCESS
 from burnish.rollout.store.moments import Moment, drop_drafts, moments
 from burnish.rollout.store.records import (
     AlarmRow,
@@ -46,7 +47,6 @@ from burnish.run.tracking import Trackers
 from burnish.trainer.data.prepared import REJECTS_FILE
 from burnish.trainer.data.sources import rejected
 from burnish.trainer.data.task_files import UnfitRow
-from burnish.trainer.evaluation.between import SUCCESS
 from burnish.trainer.phases.common import Phase
 
 PACKAGES = (

@@ -21,7 +21,6 @@ from ..blends import BlendRow, blend_rows
 from ..charts import span_chart
 from ..database import Database
 from ..drift import evaluation_place
-from ..held_out import success_curve
 from ..hits import first_hit
 from ..index import coverage
 from ..kept import kept
@@ -30,7 +29,7 @@ from ..models import ModelLine, by_run, models_of
 from ..own_view import drawing_for, framed, own_view
 from ..plots import Curve
 from ..rendering import environment
-from ..report import CURVES, curves_of, headline, phase_rows, reward_curve
+from ..report import CURVES, curves_of, headline, phase_rows, reward_curve, success_curve
 from ..runs import MetricRow, RecordedRun, final_ledger, phases_of, read_object, read_run
 from ..stored import COLUMNS, episode_of
 from ..text import cut

@@ -1,9 +1,11 @@
-"""The interval of a mean, the same wherever one is shown: in evaluations, baselines, curves and drifts."""
+"""The interval of a mean or a share, the same wherever one is shown: in evaluations, baselines, curves and drifts."""
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
+
+Z_95 = 1.959964  # standard normal quantile of 0.975
 
 
 def mean_interval(mean: float, deviation: float, n: int) -> tuple[float, float]:
@@ -24,3 +26,15 @@ def t_quantile(freedom: int) -> float:
     from scipy import stats
 
     return float(stats.t.ppf(0.975, freedom))
+
+
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """95 % interval of a share over n independent trials (Wilson 1927). Unlike a bootstrap it keeps its width at 0 and 1.
+
+    Also holds, conservatively, when each trial is a mean within [0, 1] instead of 0 or 1.
+    """
+    assert n > 0
+    assert 0 <= share <= 1
+    centre = (share + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
+    half = Z_95 / (1 + Z_95**2 / n) * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n**2))
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -11,14 +11,15 @@ from burnish.cli.main import app
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, Reward, Task
 from burnish.inspector.effort import effort_of
-from burnish.inspector.held_out import held_out_rows, success_curve
-from burnish.inspector.report import render_report
+from burnish.inspector.held_out import held_out_rows
+from burnish.inspector.report import render_report, success_curve
 from burnish.inspector.runs import MetricRow, RecordedRun
 from burnish.inspector.text import percent
 from burnish.inspector.unmeasured import unmeasured
 from burnish.inspector.watching import Watched, held_out_line, lines
+from burnish.rollout.store.held_out import reward_of, success_of
 from burnish.rollout.store.records import JsonLines
-from burnish.trainer.evaluation.between import held_out_metrics, reward_of, success_of
+from burnish.trainer.evaluation.between import held_out_metrics
 from burnish.trainer.evaluation.statistics import summarize
 
 pytestmark = pytest.mark.unit

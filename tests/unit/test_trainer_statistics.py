@@ -16,13 +16,14 @@ import pytest
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, EpisodeGroup, Message, Outcome, Reward, Task, Trajectory, Turn
 from burnish.rollout.config import RolloutConfig
+from burnish.rollout.store.intervals import wilson_interval
 from burnish.rollout.store.records import BestConstant, EvaluationResult
 from burnish.rollout.weights import SyncProofError, SyncReceipt
 from burnish.session import Session
 from burnish.trainer.evaluation import statistics
 from burnish.trainer.evaluation.comparison import agresti_min_interval, compare, comparisons, paired_bootstrap, paired_test
 from burnish.trainer.evaluation.evaluate import evaluate
-from burnish.trainer.evaluation.statistics import EvaluationFailed, summarize, wilson_interval
+from burnish.trainer.evaluation.statistics import EvaluationFailed, summarize
 
 pytestmark = pytest.mark.unit
 

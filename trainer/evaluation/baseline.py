@@ -20,8 +20,7 @@ from gymnasium.wrappers import FlattenObservation, TransformObservation
 
 from ...envs.text.adapter import GymnasiumText
 from ...envs.types import Message
-from ...rollout.store.intervals import mean_interval
-from .statistics import wilson_interval
+from ...rollout.store.intervals import mean_interval, wilson_interval
 
 Act = Callable[[Any], Any]
 """An observation of `agent_env` to an action of it."""

@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ...rollout.store.intervals import mean_interval
+from ...rollout.store.intervals import Z_95, mean_interval
 from ...rollout.store.records import Comparison, EvaluationResult, Test
-from .statistics import Z_95, resampled_means
+from .statistics import resampled_means
 
 Float64 = NDArray[np.float64]
 

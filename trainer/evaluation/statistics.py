@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from ...envs.failures import Failure
 from ...envs.registry import did_you_mean
 from ...envs.types import Episode, Reward
+from ...rollout.store.intervals import wilson_interval
 from ...rollout.store.records import BestConstant, EvaluationResult, Mode
 
-Z_95 = 1.959964  # standard normal quantile of 0.975
 CHUNK = 2_000_000  # indices drawn at a time: 16 MB, whatever the number of tasks
 
 
@@ -40,18 +40,6 @@ def resampled_means(seed: int, resamples: int, *arrays: NDArray[np.float64]) -> 
         for means, values in zip(found, arrays, strict=True):
             means[start:stop] = values[places].mean(axis=1)
     return found
-
-
-def wilson_interval(share: float, n: int) -> tuple[float, float]:
-    """95 % interval of a share over n independent trials (Wilson 1927). Unlike a bootstrap it keeps its width at 0 and 1.
-
-    Also holds, conservatively, when each trial is a mean within [0, 1] instead of 0 or 1.
-    """
-    assert n > 0
-    assert 0 <= share <= 1
-    centre = (share + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
-    half = Z_95 / (1 + Z_95**2 / n) * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def exact_interval(wins: int, n: int) -> tuple[float, float]:

@@ -12,12 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ...envs.registry import ID_PATTERN
 from ...rollout.busy import shares, what_to_scale
+from ...rollout.store.held_out import REWARD, SUCCESS
 from ...rollout.store.moments import PerEpisode
 from ..data.blend import Blend, share_of, shares_beside
 from ..data.config import OWN, Making, RowsConfig, SupervisedRows
 from ..data.prepared import lay_out
 from ..demonstrations import Demonstrations, ExampleStream
-from ..evaluation.between import REWARD, SUCCESS
 from ..learner.config import CriticConfig
 from ..loop import MAX_IDLE_STEPS, Step
 from ..models.checkpoints import BestBy

@@ -20,8 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ....envs.pydantic_words import first_error
 from ....envs.registry import ID_PATTERN
 from ....envs.rows import json_object
+from ....rollout.store.intervals import wilson_interval
 from ....rollout.store.own_files import own_file, own_files
-from ..statistics import exact_interval, resampled_means, wilson_interval
+from ..statistics import exact_interval, resampled_means
 from .suite import Suite, SuiteKind, file_name
 
 RESULTS = "results.json"
