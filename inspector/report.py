@@ -184,8 +184,10 @@ def reward_curve(stored: Library, run: RecordedRun, phase: str) -> list[Curve]:
     """The reward of the stored episodes of a phase with its interval, as `Library.rewards` has it, beside that of held-out tasks that were
     played in its course; nothing where none are stored. Raises ValueError as that does."""
     points, measured = stored.rewards(phase), held_out_series(run, phase, reward_of)
+    if not points:
+        return []
     lines = [Series(f"{REWARD} of its mean over tasks", tuple(points)), *([] if measured is None else [measured])]
-    svg = overlay_chart(f"{REWARD} of its mean over tasks", lines, "step") if points else ""
+    svg = overlay_chart(f"{REWARD} of its mean over tasks", lines, "step")
     return [Curve(f"{REWARD}; {DASHED}" if measured else REWARD, svg, points[0][1], points[-1][1])] if svg else []
 
 
