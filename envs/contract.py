@@ -119,6 +119,16 @@ def make_env(id: str, **kwargs: Any) -> ConversationEnv:
     return env
 
 
+def check_env_args(id: str, kwargs: Mapping[str, Any]) -> None:
+    """Raise ValueError where it is known beforehand that `make_env` would: the id or a kwarg is unknown or missing, or the factory has a
+    `check_args` of its own, which takes the same kwargs, and that raises it."""
+    factory = ENVS.get(id)
+    _check_kwargs(id, factory, kwargs)
+    check = getattr(factory, "check_args", None)
+    if check is not None:
+        check(**kwargs)
+
+
 def kwargs_of(factory: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
     """The kwargs that an environment's factory takes, by name, and whether it takes any others."""
     parameters = inspect.signature(factory).parameters

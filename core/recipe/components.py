@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from burnish.envs.contract import ENVS
+from burnish.envs.contract import ENVS, check_env_args
 from burnish.envs.named import import_module, load_environment, load_function
 from burnish.envs.pydantic_words import few_lines
 from burnish.envs.registry import Registry, did_you_mean, load_plugin, look_here
@@ -51,18 +51,18 @@ def check_components(run: ResolvedRun) -> None:
 
 def _environment(run: ResolvedRun) -> Iterator[str]:
     try:
-        factory = ENVS.get(run.environment.id)
+        ENVS.get(run.environment.id)
     except ValueError as error:
         yield f"{error}{_how_to_name(run.environment.id, run.environment.module)}"
         return
-    yield from _unfit("environment_args", factory, run.environment.args)
+    yield from _unplayed("environment_args", run.environment.id, run.environment.args)
     for i, one in enumerate(run.rft.blend if run.rft is not None else ()):
         try:
-            factory = ENVS.get(one.environment)
+            ENVS.get(one.environment)
         except ValueError as error:
             yield f"rft.blend.{i}.environment: {error}"
         else:
-            yield from _unfit(f"rft.blend.{i}.environment_args", factory, one.environment_args)
+            yield from _unplayed(f"rft.blend.{i}.environment_args", one.environment, one.environment_args)
 
 
 def _suites(run: ResolvedRun) -> Iterator[str]:
@@ -79,7 +79,7 @@ def _suites(run: ResolvedRun) -> Iterator[str]:
             if len(asked) < 2:
                 yield f"{where}: has {len(asked)} item, and a comparison needs two"
             if suite.kind == "answers":
-                yield from _unfit(f"{where}: environment_args", ENVS.get(suite.environment), suite.environment_args)
+                yield from _unplayed(f"{where}: environment_args", suite.environment, suite.environment_args)
             for entry in suite.rewards:
                 if entry.use is not None:
                     check_params(find_plugin(entry.use), entry.args)
@@ -230,6 +230,17 @@ def _exists(module: str) -> bool:
         return find_spec(module) is not None
     except ModuleNotFoundError:
         return False
+
+
+def _unplayed(field: str, id: str, args: Mapping[str, Any]) -> Iterator[str]:
+    """What keeps an environment from being made with these arguments, as far as that is known before one is made."""
+    problems = list(_unfit(field, ENVS.get(id), args))
+    yield from problems
+    if not problems:
+        try:
+            check_env_args(id, args)
+        except ValueError as error:
+            yield f"{field}: {error}"
 
 
 def _unfit(field: str, function: Callable[..., Any], args: Mapping[str, Any], positional: int = 0) -> Iterator[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from burnish.cluster import check_played
+from burnish.envs.contract import check_env_args
 from burnish.envs.printable import printable_json
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
@@ -45,11 +46,12 @@ def evaluate_suites(
     if out is not None and out.exists():
         raise ValueError(f"{out} is there already, and results are never overwritten; give another --out")
     check_played([(suite.environment, suite.environment_args, suite.rewards) for suite in suites if suite.kind == "answers"], {})
+    sizes = [_size(suite, asking) for suite in suites]
     model = verified_model(checkpoint)
     context, found = _context(model), list[Scores]()
     with lone_fleet(suite_setup(model, suites, context, plugins, threads), "evaluate", stall_s or STALL_S) as fleet:
-        for suite in suites:
-            with StepBar(console, suite.id, asking.size(suite)) as bar:
+        for suite, size in zip(suites, sizes, strict=True):
+            with StepBar(console, suite.id, size) as bar:
                 found.append(measure(fleet, suite, asking, model, context, lambda bar=bar: bar.advance("")))  # type: ignore[misc]
             say(console, found[-1].result().line)
     if out is not None:
@@ -87,6 +89,16 @@ def compare_folders(before: Path, after: Path) -> list[SuiteChange]:
 def as_json(rows: Sequence[Mapping[str, object]]) -> str:
     """Rows as one JSON list, for `--json`."""
     return printable_json(rows, indent=2)
+
+
+def _size(suite: Suite, asking: Asking) -> int:
+    """How many items a suite is asked. Raises ValueError naming it when they cannot be had or played, before any engine starts."""
+    try:
+        if suite.kind == "answers":
+            check_env_args(suite.environment, suite.environment_args)
+        return asking.size(suite)
+    except ValueError as error:
+        raise ValueError(f"suite {suite.id}: {error}") from None
 
 
 def _context(model: Path) -> int:

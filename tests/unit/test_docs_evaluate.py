@@ -55,10 +55,12 @@ def test_the_page_measures_compares_and_brings_a_suite(tmp_path: Path, monkeypat
     monkeypatch.setattr("burnish.cli.evaluate_command.needs_engine", lambda command: None)
     size = ModelSize(hidden=32, layers=1, heads=1, intermediate=48, vocab_size=300, max_position=1024)
     new_model(["Which of these is a fruit?"], tmp_path / "models" / "smollm2", size)
-    _, look, measure, compare, plan, own, python = (partial(follow, tmp_path, text) for text in COMMANDS)
+    _, look, calls, measure, compare, plan, own, python = (partial(follow, tmp_path, text) for text in COMMANDS)
     said = look()
     assert all(f"`{row.id}`" in PAGE and row.id in said for row in SUITES.list() if row.id.startswith("burnish/"))
     assert "chance 25%" in said and "'choice': 'A'" in said
+    said = calls()
+    assert "1 items, played by burnish/FunctionCalls-v0, judged by itself" in said and "Where is order 17?" in said
     assert "burnish/plain-english-v1: perplexity 1.65 [1.65, 1.65] of 20 texts" in measure(), "e to the half"
     compared = compare()
     assert "0 lost, 0 gained, n = 20" in compared and "perplexity 1.65 -> 1.65, retention 1.000" in compared

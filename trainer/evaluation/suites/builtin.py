@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ....envs.types import Task, message_from_dict
+from ....envs.builtin.functions.cases import make_case
+from ....envs.types import Message, Task, message_from_dict
 from ....rewards.config import RewardConfig
 from ...data.curated import instructions
 from ...data.curated.general import GENERAL
@@ -40,6 +41,16 @@ def refusal_tasks(count: int) -> Sequence[Task]:
         # The rows that are refused come first: `test_suites` holds the file to that.
         tasks.append(Task(str(i), i, talk.messages[:1], {"checks": {"refuses": i < REFUSED}}))
     return tasks[:count]
+
+
+def call_tasks(count: int) -> Sequence[Task]:
+    """Cases of `burnish/FunctionCalls-v0`, the kinds in turn, each with what it asks in its data, so that it can be looked at."""
+    tasks = []
+    for i in range(count):
+        case = make_case(SEED + i)
+        asked = [Message("user", case.question).to_dict()]
+        tasks.append(Task(str(i), SEED + i, (), {"messages": asked, "tools": list(case.tools), "calls": list(case.calls)}))
+    return tasks
 
 
 REFUSED, ROWS = 24, 40
@@ -108,4 +119,12 @@ REFUSALS = Suite(
     rewards=CHECKED,
     success="right",
     chance=REFUSED / ROWS,
+)
+TOOL_USE = Suite(
+    "burnish/tool-use-v1",
+    "Three functions are offered, and a question wants one call, two, or, of every fourth item, none; of no tool that the catalog teaches.",
+    tasks=call_tasks,
+    environment="burnish/FunctionCalls-v0",
+    chance=0.25,  # what never calling gets
+    max_tokens=96,
 )
