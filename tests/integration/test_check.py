@@ -96,7 +96,8 @@ def test_a_service_whose_tools_are_made_from_a_task_needs_one_and_has_no_fault(t
     assert whole.passed, render(whole)
 
 
-ELSEWHERE = ("burnish/Remote-v0", "burnish/SingleTurn-v0")  # these need a service, and a task with a prompt
+# These need a package, a service, and a task with a prompt.
+ELSEWHERE = ("burnish/ReasoningGym-v0", "burnish/Remote-v0", "burnish/SingleTurn-v0")
 REPLIES = ('spec("bore")', "hit", "left", "down", "right", "pick up", "scrap bore", "north", "verdict: scrap; reason: undersize")
 
 

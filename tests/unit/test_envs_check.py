@@ -30,6 +30,7 @@ REPLIES = {
     "burnish/Taxi-v0": ["north", "pick up", "west", "drop off"],
 }
 ELSEWHERE = {
+    "burnish/ReasoningGym-v0",  # needs a package: tests/unit/test_envs_reasoning_gym.py
     "burnish/Remote-v0",  # needs a service: tests/integration/test_env_service.py
     "burnish/SingleTurn-v0",  # needs a task with a prompt: tests/unit/test_envs_single_turn.py
 }
