@@ -67,7 +67,9 @@ def _parquet_batches(stream: BufferedReader[Any]) -> Iterator[Any]:
     check_values(metadata, column_chunks(stream), size_of(stream))
     columns = dictionary_columns(metadata)
     stream.seek(0)
-    yield from ParquetFile(stream, read_dictionary=columns).iter_batches(batch_size=COLUMN_ROWS)
+    file = ParquetFile(stream, read_dictionary=columns)
+    for group in range(metadata.num_row_groups):  # each has dictionaries of its own, and pyarrow makes no lists of several
+        yield from file.iter_batches(batch_size=COLUMN_ROWS, row_groups=[group])
 
 
 def _arrow_batches(stream: BufferedReader[Any]) -> Iterator[Any]:

@@ -128,6 +128,15 @@ def test_a_cell_of_a_parquet_file_that_python_cannot_hold_is_a_bad_row(tmp_path:
     assert isinstance(second, BadRow) and second.where == f"{file}:2" and second.problem.startswith("a value cannot be read: ")
 
 
+def test_a_parquet_file_of_many_row_groups_is_read_whole(tmp_path: Path) -> None:
+    """As a large one is written: chats are lists, whose texts each group stores in a dictionary of its own."""
+    rows = [{"messages": [{"role": "user", "content": f"{i} + 1?"}, {"role": "assistant", "content": str(i + 1)}]} for i in range(90)]
+    file = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file, row_group_size=40)
+    assert pyarrow.parquet.read_metadata(file).num_row_groups == 3
+    assert [row.value for row in read_rows(file) if isinstance(row, Row)] == rows
+
+
 def test_a_parquet_file_with_a_column_twice_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_arrays([pyarrow.array([1]), pyarrow.array([2])], names=["a", "a"]), file)
