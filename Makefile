@@ -6,15 +6,17 @@ VENV := $(if $(filter cpu,$(PLATFORM)),.venv,.venv-$(PLATFORM))
 PYTHON ?= $(shell for p in python3.11 python3 python; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done)
 INSTALLED := $(VENV)/installed
 TRACKERS := $(VENV)/trackers
+SOURCES := $(VENV)/sources
 RUN := $(VENV)/bin/python -m
 # Much of a test is waiting for processes that start. The tests of a file share what they start.
 TWO := --numprocesses 2 --dist loadfile
 TRACKED := $(patsubst %,tests/unit/test_%.py,mlflow_store mlflow_traces wandb_runs inspect_logs)
+SOURCED := $(patsubst %,tests/unit/test_%.py,s3 function_calls)
 # Each of those would compile burnish again where the caller's environment forbids bytecode to be kept; `make clean` removes it.
 test fuzz gputest faults bench: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test gputest browser trackers fuzz faults bench lint docs proto install clean
+.PHONY: help demo test gputest browser trackers sources fuzz faults bench lint docs proto install clean
 
 help:  ## show this list
 	@echo "make TARGET [MODEL=nano|smollm2] [PLATFORM=cpu|gpu] [PYTHON=/path/to/python3.11]"
@@ -23,9 +25,10 @@ help:  ## show this list
 demo: $(INSTALLED)  ## train, evaluate and serve a small policy, in minutes (MODEL=smollm2: a real pretrained one)
 	$(VENV)/bin/burnish demo --model $(MODEL) --platform $(PLATFORM)
 
-test: lint browser trackers  ## the checks, then the unit, fuzz and integration tests
+test: lint browser trackers sources  ## the checks, then the unit, fuzz and integration tests
 	$(RUN) pytest tests/unit $(TWO)
 	PYTHONPATH=$(abspath $(TRACKERS)) $(RUN) pytest $(TRACKED) $(TWO)
+	PYTHONPATH=$(abspath $(SOURCES)) $(RUN) pytest $(SOURCED) $(TWO)
 	$(RUN) pytest tests/fuzz $(TWO)
 	$(RUN) pytest tests/integration -m "not slow" $(TWO)
 
@@ -35,10 +38,12 @@ browser: $(INSTALLED)  ## Debian's Chromium and axe-core for the tests of pages,
 
 trackers: $(TRACKERS)/installed  ## MLflow, W&B and Inspect beside the rest, for their tests, which are skipped without them
 
-# In a folder that only their tests see: some of what they ask for is older than what .venv has.
-$(TRACKERS)/installed: constraints/trackers.txt $(INSTALLED)
-	@rm -rf $(TRACKERS) && mkdir -p $(TRACKERS)
-	@{ $(RUN) pip install -q --disable-pip-version-check --no-deps --target $(TRACKERS) -r $< && touch $@; } || { rm -rf $(TRACKERS); echo "MLflow, W&B and Inspect could not be installed: their tests are skipped" >&2; }
+sources: $(SOURCES)/installed  ## s3fs, a local S3 and bfcl-eval beside the rest, for their tests, which are skipped without them
+
+# In folders that only their tests see: some of what they ask for is older than what .venv has.
+$(TRACKERS)/installed $(SOURCES)/installed: $(VENV)/%/installed: constraints/%.txt $(INSTALLED)
+	@rm -rf $(@D) && mkdir -p $(@D)
+	@{ $(RUN) pip install -q --disable-pip-version-check --no-deps --target $(@D) -r $< && touch $@; } || { rm -rf $(@D); echo "not all of $< could be installed: the tests that need it are skipped" >&2; }
 
 gputest: $(INSTALLED)  ## the learner on CUDA against the learner on a CPU (needs a GPU)
 	$(RUN) pytest tests/gpu -m gpu

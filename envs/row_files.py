@@ -8,6 +8,7 @@ Zstandard. Nothing is unpacked to disk, and memory holds a buffer, not a file.
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import hashlib
 import json
@@ -18,7 +19,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedReader
+from io import BufferedReader, RawIOBase
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NoReturn, TextIO
 
@@ -197,11 +198,62 @@ def _source(file: str) -> Iterator[BufferedReader[Any]]:
     import fsspec
 
     try:
-        remote = fsspec.open(file, "rb")
+        raw = fsspec.open(file, "rb").open()
     except ImportError as error:  # fsspec's drivers are packages of their own
         raise ValueError(f"{file}: {error}") from None
-    with remote as raw, BufferedReader(raw) as stream:
+    except OSError:
+        raise
+    except Exception as error:  # and have errors of their own: credentials, names, the network
+        raise ValueError(f"{file}: cannot be read: {_of_driver(error)}") from error
+    with BufferedReader(_Remote(raw)) as stream:
         yield stream
+
+
+class _Remote(RawIOBase):
+    """A file behind a URL, whose reads fail as those of a file do: with an OSError, whatever its driver raises. size: its bytes, 0 where
+    nobody knows."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        self.size = int(getattr(raw, "size", 0) or 0)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return bool(self._raw.seekable())
+
+    def readinto(self, buffer: Any, /) -> int:
+        with _as_of_a_file():
+            data = self._raw.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        with _as_of_a_file():
+            return int(self._raw.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._raw.tell())
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()
+
+
+@contextmanager
+def _as_of_a_file() -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(errno.EIO, _of_driver(error)) from error
+
+
+def _of_driver(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 @contextmanager
