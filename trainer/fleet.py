@@ -12,7 +12,10 @@ What may go wrong with a runner, and what becomes of it:
                      weights, and the answer to new weights says whose it is; it gets the weights, and the tasks that it owed, again
     it is replaced   while new weights go out: what it owed is submitted again, under those
     it stops late    it has not dropped its work within `cancel_s` and `answer_s` when it is told to: it is killed, and then as above
-    it stays away    it is not back within `restart_s`, or Ray says that it never will be: FleetError, which ends the run
+    its node is lost and others may go on without it: they play what it owed, and another joins once there is room
+    its node goes    the cluster says that it is about to: it leaves, as above
+    it stays away    it is not back within `restart_s`, or Ray says that it never will be: it has left, as above, where others may go on
+                     without it; otherwise FleetError, which ends the run
     it dies often    more than `restarts` times within `restart_window_s`, at whosever hands: FleetError, too
 """
 
@@ -22,21 +25,22 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from ..envs.failures import EpisodeFailure, Failure, FailureKind
 from ..envs.types import EpisodeGroup, Float32, Int32, Task
 from ..rollout.hung import WorkerUnfit
 from ..rollout.weights import StaleEngine, SyncReceipt
-from ..rollout.worker import Progress
 from .marks import mark
 from .nodes import lost_node
+from .owing import Runner, Work, lost_engine, waits, why_engine_is_lost
 from .restarts import Restarts
 from .runners import FleetError, last_line
+from .turnover import Given, RunnerSource, Turnover
 
 log = logging.getLogger("burnish.trainer.fleet")
 T = TypeVar("T")
@@ -45,9 +49,9 @@ POLL_S = 0.1
 """Seconds one call of `sample` waits for a finished group. A runner does one thing after the other: new weights wait behind it."""
 AHEAD = 2
 """Episodes given to a runner for each that it can run at once, so that it never waits for more."""
-GONE = (FailureKind.ENGINE_LOST, FailureKind.ENGINE_TIMEOUT)
-"""What an engine's calls fail with that is gone, or answers no more."""
 NO_ANSWER = "it did not answer"
+LOOK_S = 1.0
+"""Between two looks at whether a runner is back, or its node gone."""
 TRIES = 2
 """How often a runner is asked for what must not fail, being brought back in between."""
 
@@ -58,7 +62,9 @@ class FleetLimits:
 
     stall_s: in which no call of an engine, an environment or a reward ends anywhere, until the run stops. answer_s: for a runner's answer
     to one call. sync_s: for one weight update, with the answers that end before it. restart_s: for a runner that died. cancel_s: beside
-    answer_s, for dropping what is under way, its environments closed. restarts: of one runner within restart_window_s.
+    answer_s, for dropping what is under way, its environments closed. restarts: of one runner within restart_window_s. min_runners: how
+    many the fleet goes on with where others are lost, max_runners: how many it has where the cluster has room; None for as many as it
+    begins with.
     """
 
     concurrency: int = 64
@@ -69,6 +75,8 @@ class FleetLimits:
     cancel_s: float = 90.0
     restarts: int = 10
     restart_window_s: float = 3600.0
+    min_runners: int | None = None
+    max_runners: int | None = None
 
     @property
     def close_s(self) -> float:
@@ -76,59 +84,29 @@ class FleetLimits:
         return 2 * self.cancel_s
 
 
-@dataclass(frozen=True)
-class _Work:
-    task: Task
-    group_size: int
-    temperature: float
+_FIXED = "the number of these runners is fixed; they have places that were reserved for them"
 
 
-@dataclass
-class _Runner:
-    """One runner: the tasks it owes by id, calls under way with the time by which they must be answered, and whether it was restarted since
-    it was given what it owes. life: that it had when it got the weights, None before. node: on which it then was, "" before, and once it
-    is back after it was lost."""
-
-    index: int
-    actor: Any
-    restarts: Restarts
-    owed: dict[str, _Work] = field(default_factory=dict)
-    sampling: tuple[Any, float] | None = None
-    submitted: list[tuple[Any, float]] = field(default_factory=list)
-    lost_work: bool = False
-    life: str | None = None
-    node: str = ""
-
-    @property
-    def name(self) -> str:
-        return f"rollout-{self.index}"
-
-    @property
-    def episodes(self) -> int:
-        return sum(work.group_size for work in self.owed.values())
-
-    @property
-    def calls(self) -> list[tuple[Any, float]]:
-        return [*self.submitted, *([self.sampling] if self.sampling else [])]
-
-    def is_late(self) -> bool:
-        """Whether a call is past its deadline. An answer that only was not read yet is not late."""
-        late = [call for call, deadline in self.calls if time.monotonic() > deadline]
-        answered, _ = ray.wait(late, num_returns=len(late), timeout=0) if late else ([], [])
-        return len(answered) < len(late)
+class _Gone(Exception):
+    """A runner is gone for good, and the others go on without it."""
 
 
 class RayFleet:
     """Hands tasks to the runners that have room for them, gathers finished groups, and sends out weights.
 
-    restarts: how often a runner was brought back.
+    source: where further runners come from; without one, their number is fixed. restarts: how often a runner was brought back. Raises
+    ValueError for limits that would have it change all the same.
     """
 
-    def __init__(self, runners: Mapping[int, Any], limits: FleetLimits) -> None:
+    def __init__(self, runners: Mapping[int, Any], limits: FleetLimits, source: RunnerSource | None = None) -> None:
         self.limits = limits
         self.restarts = 0
-        self._runners = [_Runner(index, actor, Restarts(limits.restarts, limits.restart_window_s)) for index, actor in runners.items()]
-        self._waiting: deque[_Work] = deque()
+        self._runners = [self._runner(index, actor) for index, actor in runners.items()]
+        self._turnover = Turnover(source) if source is not None else None
+        self._least, self._wanted = limits.min_runners or len(runners), limits.max_runners or len(runners)
+        if source is None and not self._least == self._wanted == len(runners):
+            raise ValueError(f"min_runners and max_runners have no effect: {_FIXED}")
+        self._waiting: deque[Work] = deque()
         self._last, self._ended = time.monotonic(), 0
         self._snapshot: Any = None
         self._version: int | None = None
@@ -137,6 +115,25 @@ class RayFleet:
     def runners(self) -> dict[int, Any]:
         """The actors by their number."""
         return {runner.index: runner.actor for runner in self._runners}
+
+    def _runner(self, index: int, actor: Any) -> Runner:
+        return Runner(index, actor, Restarts(self.limits.restarts, self.limits.restart_window_s))
+
+    def scale(self, runners: int) -> None:
+        """Have so many runners from now on: others join when the cluster has room for them, or those that came last leave when they have
+        finished what they play. Raises ValueError for less than one, and where their number is fixed."""
+        if runners < 1:
+            raise ValueError(f"{runners} runners play nothing; give at least 1")
+        if self._turnover is None:
+            raise ValueError(_FIXED)
+        self._least, self._wanted = min(self._least, runners), runners
+        for runner in self._runners:
+            runner.leaving = False
+
+    def close(self) -> None:
+        """Have nobody come any more; who has left is gone when this returns."""
+        if self._turnover is not None:
+            self._turnover.close()
 
     @property
     def busy(self) -> bool:
@@ -155,7 +152,8 @@ class RayFleet:
             known.add(task.id)
         if not self.busy:
             self._last = time.monotonic()
-        self._waiting.extend(_Work(task, group_size, temperature) for task in tasks)
+        self._waiting.extend(Work(task, group_size, temperature) for task in tasks)
+        self._let_come_and_go()
         self._hand_out()
 
     def poll(self) -> list[EpisodeGroup]:
@@ -166,12 +164,14 @@ class RayFleet:
         """
         if not self.busy:
             raise FleetError("no task is under way, so no group can finish")
+        self._let_come_and_go()
         found: list[EpisodeGroup] = []
         for runner in self._runners:
             if runner.lost_work and runner.owed:
-                if runner.life is None:  # it came back while there was nothing for it to do
-                    self._give_weights(runner)
-                self._give_again(runner)
+                with self._or_without(runner):
+                    if runner.life is None:  # it came back while there was nothing for it to do
+                        self._give_weights(runner)
+                    self._give_again(runner)
             if runner.owed and runner.sampling is None:
                 self._ask(runner)
         calls = {call: runner for runner in self._runners for call, _ in runner.calls}
@@ -201,7 +201,7 @@ class RayFleet:
         if ended != self._ended:
             self._ended, self._last = ended, time.monotonic()
             return ""
-        return "; ".join(_waits(runner, progress) for runner, progress in zip(owing, said, strict=True)) or "no runner has a task"
+        return "; ".join(waits(runner, progress) for runner, progress in zip(owing, said, strict=True)) or "no runner has a task"
 
     def sync(self, snapshot: Any) -> list[SyncReceipt]:
         """Send a snapshot (`LearnerGroup.snapshot`) to every runner; all have it when this returns.
@@ -210,22 +210,20 @@ class RayFleet:
         """
         self._snapshot = snapshot
         with mark("sync"):
-            calls = [(runner, self._send(runner)) for runner in self._runners]
-            receipts = [self._insist(runner, call, self._send, "did not take new weights") for runner, call in calls]
-        for runner, receipt in zip(self._runners, receipts, strict=True):
+            answers = self._all(self._send, "did not take new weights")
+        for runner, receipt in answers:
             self._met(runner, receipt)
-        (self._version,) = {receipt.version for receipt in receipts}
-        return receipts
+        (self._version,) = {receipt.version for _, receipt in answers}
+        return [receipt for _, receipt in answers]
 
     def score(self, sequences: Sequence[Int32]) -> dict[str, list[Float32]]:
         """See `loop.Fleet.score`. A runner that died since the weights went out gets them again first; FleetError when it stays away."""
         rows = [ids.tolist() for ids in sequences]
 
-        def ask(runner: _Runner) -> Any:
+        def ask(runner: Runner) -> Any:
             return runner.actor.score.options(name="rollout.score").remote(rows, self._version, runner.life)
 
-        calls = [(runner, ask(runner)) for runner in self._runners]
-        return {runner.name: self._insist(runner, call, ask, "did not score the probe of the weight sync") for runner, call in calls}
+        return {runner.name: scored for runner, scored in self._all(ask, "did not score the probe of the weight sync")}
 
     def stop(self) -> None:
         """Drop what is under way and waiting. A runner that has not by then is replaced. Raises FleetError when it stays away.
@@ -239,19 +237,76 @@ class RayFleet:
             runner.owed, runner.sampling, runner.submitted, runner.lost_work = {}, None, [], False
         deadline = time.monotonic() + self.limits.cancel_s + self.limits.answer_s
         for runner, call in calls:
-            try:
-                ray.get(call, timeout=max(0.0, deadline - time.monotonic()))
-            except RayActorError as error:
-                self._await(runner, last_line(error))
-            except (RayError, GetTimeoutError) as error:
-                self._kill(runner, why := f"it did not drop its work: {last_line(error)}")
-                self._await(runner, why)
+            with self._or_without(runner):
+                try:
+                    ray.get(call, timeout=max(0.0, deadline - time.monotonic()))
+                except RayActorError as error:
+                    self._await(runner, last_line(error))
+                except (RayError, GetTimeoutError) as error:
+                    self._kill(runner, why := f"it did not drop its work: {last_line(error)}")
+                    self._await(runner, why)
+
+    @property
+    def _staying(self) -> list[Runner]:
+        return [runner for runner in self._runners if not runner.leaving]
+
+    def _let_come_and_go(self) -> None:
+        """Part with the runners that are too many, or whose node is about to go, and take in those that have come."""
+        if self._turnover is None:
+            return
+        for runner in self._staying[self._wanted :]:
+            runner.leaving = True
+        for runner in self._runners:
+            if self._can_spare(runner) and (why := self._turnover.about_to_go(runner.node)):
+                self._part_with(runner, why)
+            elif runner.leaving and not runner.owed:
+                self._part_with(runner, f"{self._wanted} are asked for")
+        given = Given(self._version, self._give) if self._version is not None else None
+        for joined in self._turnover.look(self._wanted - len(self._staying), given):
+            runner = self._runner(joined.index, joined.actor)
+            if joined.receipt is not None:
+                self._met(runner, joined.receipt)
+            self._runners = [*self._runners, runner]
+            log.warning("%s has joined: %s", runner.name, self._count())
+
+    def _can_spare(self, runner: Runner) -> bool:
+        """Whether the others may go on without it."""
+        return runner.leaving or sum(one is not runner for one in self._staying) >= self._least
+
+    def _part_with(self, runner: Runner, why: str, lost: bool = False) -> None:
+        """Let a runner leave. Others play what it owes, before anything else, and all of it: what it has begun is no one's."""
+        assert self._turnover is not None, "the number of runners is fixed"
+        self._runners = [one for one in self._runners if one is not runner]
+        self._waiting.extendleft(reversed(runner.owed.values()))
+        runner.owed, runner.sampling, runner.submitted = {}, None, []
+        self._turnover.end(runner.index, runner.actor, lost)
+        log.warning("%s has left, %s: %s", runner.name, why, self._count())
+
+    def _count(self) -> str:
+        count = len(self._runners)
+        return f"{count} engine{'s' if count > 1 else ''}"
+
+    @contextmanager
+    def _or_without(self, runner: Runner) -> Iterator[None]:
+        """What is done with a runner. One that turns out to be gone for good has left, and the block ends there."""
+        try:
+            yield
+        except _Gone as gone:
+            self._part_with(runner, str(gone), lost=True)
+
+    def _all(self, ask: Callable[[Runner], Any], what: str) -> list[tuple[Runner, Any]]:
+        """What every runner answers to a call that must not fail, as `_insist` has it; those that are gone for good are left out."""
+        answers = []
+        for runner, call in [(runner, ask(runner)) for runner in self._runners]:
+            with self._or_without(runner):
+                answers.append((runner, self._insist(runner, call, ask, what)))
+        return answers
 
     def _hand_out(self) -> None:
         """Give waiting tasks to the runners with the fewest episodes, as long as they have room."""
-        given: dict[int, list[_Work]] = {}
+        given: dict[int, list[Work]] = {}
         while self._waiting:
-            runner = min(self._runners, key=lambda one: one.episodes)
+            runner = min(self._staying, key=lambda one: one.episodes)
             if runner.owed and runner.episodes + self._waiting[0].group_size > AHEAD * self.limits.concurrency:
                 break
             work = self._waiting.popleft()
@@ -261,18 +316,18 @@ class RayFleet:
             if not runner.lost_work:  # otherwise it gets all that it owes with the next poll
                 self._submit(runner, given.get(runner.index, []))
 
-    def _submit(self, runner: _Runner, work: Sequence[_Work]) -> None:
+    def _submit(self, runner: Runner, work: Sequence[Work]) -> None:
         """One call per size and temperature; the runner refuses it unless its engine holds the fleet's weights."""
         for size, temperature in dict.fromkeys((one.group_size, one.temperature) for one in work):
             tasks = [one.task for one in work if (one.group_size, one.temperature) == (size, temperature)]
             call = runner.actor.submit.options(name="rollout.submit").remote(tasks, size, temperature, self._version, runner.life)
             runner.submitted.append((call, time.monotonic() + self.limits.answer_s))
 
-    def _ask(self, runner: _Runner) -> None:
+    def _ask(self, runner: Runner) -> None:
         call = runner.actor.sample.options(name="rollout.sample").remote(POLL_S, runner.life)
         runner.sampling = (call, time.monotonic() + POLL_S + self.limits.answer_s)
 
-    def _answered(self, runner: _Runner, call: Any) -> Iterator[EpisodeGroup]:
+    def _answered(self, runner: Runner, call: Any) -> Iterator[EpisodeGroup]:
         """The groups of an answer that the runner still owed; a runner that died, is stale or has lost its engine is brought back."""
         if call not in [known for known, _ in runner.calls]:
             return  # the runner was replaced meanwhile, and what it owed was submitted again
@@ -293,7 +348,7 @@ class RayFleet:
         except (RayError, GetTimeoutError) as error:  # it died, or its node did with the answer
             self._bring_back(runner, last_line(error))
             return
-        lost = {group.task.id: said for group in groups if (said := _why_engine_is_lost(group))}
+        lost = {group.task.id: said for group in groups if (said := why_engine_is_lost(group))}
         for group in groups:
             if group.task.id not in lost and runner.owed.pop(group.task.id, None) is not None:
                 yield group  # others were finished by an earlier life of the runner
@@ -301,40 +356,44 @@ class RayFleet:
         if owed:
             self._replace(runner, owed[0])
 
-    def _replace(self, runner: _Runner, why: str = NO_ANSWER) -> None:
+    def _replace(self, runner: Runner, why: str = NO_ANSWER) -> None:
         """Kill a runner that does not answer, or whose engine or environments are gone or hang, and bring it back."""
         self._kill(runner, why)
         self._bring_back(runner, why)
 
-    def _kill(self, runner: _Runner, why: str) -> None:
+    def _kill(self, runner: Runner, why: str) -> None:
         """End a runner; Ray starts it anew."""
         log.warning("%s is replaced: %s", runner.name, why)
         ray.kill(runner.actor, no_restart=False)
 
-    def _bring_back(self, runner: _Runner, why: str) -> None:
+    def _bring_back(self, runner: Runner, why: str) -> None:
         """Wait for a runner, give it the weights, and submit again what it owes. Raises FleetError when it does not come back."""
         runner.sampling, runner.submitted = None, []
-        self._await(runner, why)
-        self._give_weights(runner)
-        # A stale one may have begun some of what it owes.
-        self._insist(runner, runner.actor.cancel.remote(), lambda one: one.actor.cancel.remote(), "did not drop its work")
-        self._give_again(runner)
+        with self._or_without(runner):
+            self._await(runner, why)
+            self._give_weights(runner)
+            # A stale one may have begun some of what it owes.
+            self._insist(runner, runner.actor.cancel.remote(), lambda one: one.actor.cancel.remote(), "did not drop its work")
+            self._give_again(runner)
         self._last = time.monotonic()
 
-    def _give_weights(self, runner: _Runner) -> None:
+    def _give_weights(self, runner: Runner) -> None:
         """Give a runner that has none the weights of all others."""
         if self._snapshot is not None:
             self._met(runner, self._insist(runner, self._send(runner), self._send, "did not take the weights"))
 
-    def _give_again(self, runner: _Runner) -> None:
+    def _give_again(self, runner: Runner) -> None:
         """Submit what a runner owes that has the weights and none of its work."""
         runner.sampling, runner.submitted, runner.lost_work = None, [], False
         self._submit(runner, list(runner.owed.values()))
 
-    def _send(self, runner: _Runner) -> Any:
-        return runner.actor.update_weights.options(name="rollout.update_weights").remote(self._snapshot, self.limits.sync_s)
+    def _send(self, runner: Runner) -> Any:
+        return self._give(runner.actor)
 
-    def _met(self, runner: _Runner, receipt: SyncReceipt) -> None:
+    def _give(self, actor: Any) -> Any:
+        return actor.update_weights.options(name="rollout.update_weights").remote(self._snapshot, self.limits.sync_s)
+
+    def _met(self, runner: Runner, receipt: SyncReceipt) -> None:
         """Note the life in which a runner has taken the weights. In another than was known it has lost what it was given."""
         if runner.life is not None and runner.life != receipt.life:
             log.warning("%s was restarted since it was last heard of", runner.name)
@@ -342,7 +401,7 @@ class RayFleet:
             runner.lost_work = True
         runner.life, runner.node = receipt.life, receipt.node
 
-    def _insist(self, runner: _Runner, call: Any, again: Callable[[_Runner], Any], what: str) -> Any:
+    def _insist(self, runner: Runner, call: Any, again: Callable[[Runner], Any], what: str) -> Any:
         """The answer of a call that must not fail: when the runner died, hangs, is stale or lost its engine, it is made once more after the
         runner was brought back. Raises FleetError when that fails too, and what else broke the call."""
         for attempt in range(1, TRIES + 1):
@@ -353,7 +412,7 @@ class RayFleet:
                     call = again(runner)
                 return ray.get(call, timeout=self.limits.sync_s)
             except RayTaskError as error:
-                if not isinstance(error.cause, StaleEngine | TimeoutError | WorkerUnfit) and not _lost(error.cause):
+                if not isinstance(error.cause, StaleEngine | TimeoutError | WorkerUnfit) and not lost_engine(error.cause):
                     raise error.cause from error
                 cause, alive = error.cause, not isinstance(error.cause, StaleEngine)
             except GetTimeoutError as error:
@@ -363,54 +422,51 @@ class RayFleet:
             late = f" within {self.limits.sync_s:g} s" if isinstance(cause, TimeoutError) else ""
             why = f"it {what}{late}: {last_line(cause)}"
             if attempt == TRIES:
+                if self._can_spare(runner):
+                    raise _Gone(why)
                 raise FleetError(f"{runner.name} {what}{late}, {TRIES} times: {last_line(cause)}") from cause
             if alive:
                 self._kill(runner, why)
             self._await(runner, why)
         raise AssertionError("unreachable: the last try returns or raises")
 
-    def _await(self, runner: _Runner, why: str) -> None:
+    def _await(self, runner: Runner, why: str) -> None:
         """Wait until a runner that is being restarted answers. Raises FleetError when it does not within `restart_s`, or never will, or
-        was restarted too often. why: what became of it."""
+        was restarted too often, and _Gone where the others may go on without it and it does not, or its node is lost. why: what became of
+        it."""
+        if runner.leaving:
+            raise _Gone(why)
         self._count_restart(runner, why)
         runner.lost_work, runner.life = True, None
-        deadline, dead = time.monotonic() + self.limits.restart_s, 0
+        deadline, dead, call = time.monotonic() + self.limits.restart_s, 0, runner.actor.ping.remote()
         while True:
             try:
-                ray.get(runner.actor.ping.remote(), timeout=max(1.0, deadline - time.monotonic()))
+                ray.get(call, timeout=LOOK_S)
                 if gone := lost_node(runner.node):
                     log.warning("%s is back on another: %s", runner.name, gone)
                 runner.node = ""  # where it is it says with the weights; should it be lost before, the node of before is not why
                 return
             except (RayActorError, GetTimeoutError) as error:
                 dead = dead + 1 if isinstance(error, ActorDiedError) else 0  # one that Ray restarts is unavailable
-                said = lost_node(runner.node) or why
-                if dead > 1:
-                    raise FleetError(f"{runner.name} died and is not started again ({said}): {last_line(error)}") from error
-                if time.monotonic() > deadline:
-                    late = f"{runner.name} died and did not come back within {self.limits.restart_s:g} s"
-                    raise FleetError(f"{late} ({said}): {last_line(error)}") from error
-                time.sleep(1.0)
+                self._check_away(runner, why, error, dead > 1, time.monotonic() > deadline)
+                if isinstance(error, RayActorError):
+                    time.sleep(LOOK_S)
+                    call = runner.actor.ping.remote()
 
-    def _count_restart(self, runner: _Runner, why: str) -> None:
+    def _check_away(self, runner: Runner, why: str, error: Exception, dead: bool, late: bool) -> None:
+        """Raise FleetError for a runner that is dead, or late, and _Gone instead where the others may go on without it; also at once where
+        its node is lost."""
+        gone = lost_node(runner.node)
+        if self._can_spare(runner) and (gone or dead or late):
+            raise _Gone(gone or why)
+        if dead:
+            raise FleetError(f"{runner.name} died and is not started again ({gone or why}): {last_line(error)}") from error
+        if late:
+            away = f"{runner.name} died and did not come back within {self.limits.restart_s:g} s"
+            raise FleetError(f"{away} ({gone or why}): {last_line(error)}") from error
+
+    def _count_restart(self, runner: Runner, why: str) -> None:
         """Raises FleetError when it is one too many. why: it was restarted."""
         self.restarts += 1
         if too_many := runner.restarts.count():
             raise FleetError(f"{runner.name} {too_many} ({lost_node(runner.node) or why})")
-
-
-def _lost(error: object) -> bool:
-    """Whether an engine is gone, or answers no more."""
-    return isinstance(error, EpisodeFailure) and error.failure.kind in GONE
-
-
-def _why_engine_is_lost(group: EpisodeGroup) -> str:
-    """What the last member failed of, where all did because the engine is gone or answers no more; "" otherwise. One that is only slow
-    fails no episode."""
-    failures = [episode.outcome for episode in group.episodes if isinstance(episode.outcome, Failure) and episode.outcome.kind in GONE]
-    return failures[-1].line if failures and len(failures) == len(group.episodes) else ""
-
-
-def _waits(runner: _Runner, progress: Progress) -> str:
-    calls = ", ".join(f"{count} of the {part}" for part, count in progress.under_way.items())
-    return f"{runner.name} owes {len(runner.owed)} groups, calls under way: {calls or 'none'}"

@@ -385,7 +385,7 @@ class PolicyLoop:
         receipts = self.sync()
         spent = self.account.handed_out(receipts, self.progress.step)
         sent = {"sync_seconds": time.perf_counter() - started, "sync_megabytes": sum(receipt.bytes for receipt in receipts) / 1e6}
-        return {**spent, **sent, "weight_version": float(receipts[0].version)}
+        return {**spent, **sent, "engines": float(len(receipts)), "weight_version": float(receipts[0].version)}
 
     def _judge(self, batch: TokenBatch, measured: Measured) -> None:
         """Raise SyncProofError for tokens of weights that they may not be of at once, and for log-probabilities too far apart when that

@@ -22,7 +22,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.utils.from_config import NotProvided
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 
 from ..envs.types import EpisodeGroup
 from ..rewards.config import declared_sizes
@@ -42,8 +42,10 @@ from .observe import StepGauges
 from .phases.common import PHASE_OWNS, phase_optimizer
 from .phases.rates import with_rate
 from .phases.rft import RFTPhaseConfig
+from .restarts import Restarts
 from .runners import StartLimits, await_runners, end_runners
 from .schedule.progress import PolicyProgress
+from .turnover import RunnerSource
 
 _ACTS = frozenset({
     "framework_str", "log_level", "logger_config", "logger_creator", "min_time_s_per_iteration", "placement_strategy",
@@ -263,7 +265,7 @@ class RFT(Algorithm):  # type: ignore[misc]  # RLlib is untyped
         try:
             with _room_kept(config):
                 super().setup(config)
-            self.fleet = RayFleet(dict(self.env_runner_group._worker_manager.actors()), self.config.limits)
+            self.fleet = RayFleet(dict(self.env_runner_group._worker_manager.actors()), self.config.limits, self._source())
             self.loop = PolicyLoop(self.fleet, self.learner_group, self.config.loop_settings(), self.config.task_stream())
             self._gauges = StepGauges()
             self.loop.sync()
@@ -304,6 +306,24 @@ class RFT(Algorithm):  # type: ignore[misc]  # RLlib is untyped
         await_runners(self.env_runner_group._worker_manager.actors(), self.config.asked_by_runners, self.config.start_limits)
         return False
 
+    def _source(self) -> RunnerSource | None:
+        """Where further runners come from; None where those at the start have places that were reserved for them, as Ray Tune does."""
+        if get_current_placement_group() is not None:
+            return None
+        limits, group = self.config.limits, self.env_runner_group
+        runners, tries = group._worker_manager, Restarts(limits.restarts, limits.restart_window_s)
+
+        def start() -> tuple[int, Any]:
+            index, config = runners._next_id, group._remote_config  # by value: Ray warns of arguments in its object store
+            actor = group._make_worker(
+                env_creator=group._env_creator, validate_env=None, worker_index=index, num_workers=index, config=config
+            )
+            runners.add_actors([actor])
+            return index, actor
+
+        start_s, asked = self.config.start_limits.start_s, self.config.asked_by_runners
+        return RunnerSource(start, runners.remove_actor, asked, start_s, limits.sync_s, limits.close_s, tries)
+
     def _give_up(self) -> None:
         """Leave nothing of an algorithm that could not be set up: what waits for room would take it once there is some."""
         if getattr(self, "env_runner_group", None) is not None:
@@ -313,6 +333,8 @@ class RFT(Algorithm):  # type: ignore[misc]  # RLlib is untyped
     def cleanup(self) -> None:
         """End learners and runners. A runner that does not end by itself in time is killed, where RLlib would wait for it without end."""
         if self.env_runner_group is not None:
+            if getattr(self, "fleet", None) is not None:
+                self.fleet.close()
             runners = self.env_runner_group._worker_manager
             end_runners(runners.actors(), self.config.limits.close_s)
             runners.clear()  # which kills them

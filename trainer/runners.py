@@ -49,7 +49,7 @@ def await_runners(actors: Mapping[int, Any], each: Mapping[str, float], limits: 
                 time.sleep(LOOK_S)
                 waiting[actors[index].ping.remote()] = index
         now = time.monotonic()
-        placed |= {index: now for index in waiting.values() if index not in placed and _has_process(actors[index])}
+        placed |= {index: now for index in waiting.values() if index not in placed and has_process(actors[index])}
         without = [index for index in waiting.values() if index not in placed]
         if without and now - began > limits.place_s:
             raise FleetError(_no_room(len(without), len(actors), each, limits.place_s))
@@ -78,7 +78,7 @@ def _has_started(index: int, call: Any) -> bool:
         raise FleetError(f"rollout-{index} did not start: {last_line(error)}") from error
 
 
-def _has_process(actor: Any) -> bool:
+def has_process(actor: Any) -> bool:
     """Whether the cluster has given an actor a process: only Ray's own books tell that before it answers."""
     return bool(ray._private.state.actors(actor._actor_id.hex()).get("Pid"))
 

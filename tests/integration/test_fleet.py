@@ -18,6 +18,7 @@ from burnish.rollout.hung import HungEnvironments
 from burnish.rollout.weights import StaleEngine, SyncReceipt
 from burnish.rollout.worker import Progress
 from burnish.trainer import fleet as fleets
+from burnish.trainer import owing, turnover
 from burnish.trainer.fleet import FleetLimits, RayFleet
 from burnish.trainer.playing import run_tasks
 from burnish.trainer.runners import FleetError
@@ -121,7 +122,8 @@ class Actor:
 @pytest.fixture
 def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     fake = FakeRay()
-    monkeypatch.setattr(fleets, "ray", fake)
+    for module in (fleets, owing, turnover):
+        monkeypatch.setattr(module, "ray", fake)
     return fake
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import re
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from burnish.trainer.learner.config import LearnerConfig
 from burnish.trainer.learner.group import LearnerGroup, LearnerLimits
 from burnish.trainer.learner.probe import probe_loss
 from burnish.trainer.phases.rft import RFTPhaseConfig
+from burnish.trainer.schedule.admission import Rollouts
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -101,5 +104,59 @@ def test_an_engine_whose_node_goes_is_brought_back_on_another(cluster: Cluster, 
         assert versions == [6, 6], "and both have the weights of the last step"
         books = algo.loop.progress.ledger
         assert (books.trained_count, books.issued) == (6 * 16, 6 * 16), "nothing was lost, nothing was trained twice"
+    finally:
+        algo.stop()
+
+
+@pytest.fixture
+def one_slot() -> Iterator[Cluster]:
+    """A head with the learner, and one node with room for an engine."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": STORE, "include_dashboard": False})
+    try:
+        made.add_node(num_cpus=1, resources={SLOT: 1}, object_store_memory=STORE)
+        ray.init(address=made.address, log_to_driver=False, logging_level=logging.ERROR)
+        made.wait_for_nodes()
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+def train_until(algo: Any, so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 300.0
+    while not so():
+        assert time.monotonic() < deadline, algo.fleet.runners
+        algo.train()
+
+
+@pytest.mark.parametrize("rollouts", ["sync", "async"])
+def test_engines_come_with_nodes_and_go_with_them(
+    one_slot: Cluster, tiny_model: Path, caplog: pytest.LogCaptureFixture, rollouts: Rollouts
+) -> None:
+    phase = RFTPhaseConfig(steps=100_000, groups_per_step=4, group_size=4, lr=1e-3, equal_groups="keep", rollouts=rollouts)
+    limits = FleetLimits(8, restart_s=200.0, min_runners=1, max_runners=2)
+    config = ScriptedConfig().rft(worker=setup(tiny_model), phase=phase, success="digits", fleet=limits)
+    config.env_runners(num_env_runners=1, custom_resources_per_env_runner={SLOT: 1})
+    algo = config.build_algo()
+    played = set[str]()
+    algo.on_group = lambda group: played.update(episode.engine for episode in group.episodes)
+    try:
+        algo.train()
+        (first,) = nodes_of(algo)
+        node = one_slot.add_node(num_cpus=1, resources={SLOT: 1}, object_store_memory=STORE)
+        train_until(algo, lambda: "rollout-2" in played)
+        assert nodes_of(algo) == [first, node.node_id] and algo.last_metrics["engines"] == 2
+        one_slot.remove_node(node, allow_graceful=False)
+        train_until(algo, lambda: set(algo.fleet.runners) == {1})
+        one_slot.add_node(num_cpus=1, resources={SLOT: 1}, object_store_memory=STORE)
+        train_until(algo, lambda: "rollout-3" in played)
+        algo.fleet.scale(1)
+        train_until(algo, lambda: set(algo.fleet.runners) == {1})
+        books, done = algo.loop.progress.ledger, algo.loop.progress.step
+        assert books.trained_count == done * 16 and not books.masked and not books.dropped, "nothing was lost, nothing was trained twice"
+        said = [record.getMessage() for record in caplog.records if record.name.startswith("burnish")]
+        assert said[0] == "rollout-2 has joined: 2 engines"
+        assert re.fullmatch(r"rollout-2 has left, its node .* is gone: 1 engine", said[1])
+        assert said[2:] == ["rollout-3 has joined: 2 engines", "rollout-3 has left, 1 are asked for: 1 engine"]
     finally:
         algo.stop()
