@@ -155,6 +155,11 @@ class Session:
         allows that (`PolicyLoop.between_steps`). Raises SyncProofError as `evaluate` does."""
         return _evaluated(self, self.loop.between_steps(), self.held_out[:tasks], mode, on_group)
 
+    def scale(self, engines: int) -> None:
+        """Have so many engines from now on: others join while tasks are played, when the cluster has room for them, or those that came
+        last leave once they have played what they have. Raises ValueError for less than one."""
+        self.algo.fleet.scale(engines)
+
     def restart_learner(self) -> None:
         """Put a learner of the base model in the place of one that died or hangs. What was under way in the fleet is dropped.
 
@@ -291,6 +296,8 @@ def session_over(recipe: ResolvedRun, addresses: Mapping[str, str], seeds: Mappi
                 limits.cancel_s + recipe.rollout.step_timeout_s,
                 limits.restarts,
                 limits.restart_window_s,
+                recipe.placement.min_engines,
+                recipe.placement.max_engines,
             ),
             learner_limits=LearnerLimits(
                 limits.learner_s, limits.place_s, limits.follow_s, recipe.placement.trusted_network, parcel.node if parcel else ""

@@ -38,7 +38,7 @@ UNREAD = 1
 def register(app: typer.Typer, runs_app: typer.Typer) -> None:
     """Add the commands to the command line and to their group."""
     commands: dict[str, Callable[..., None]] = {"list": list_runs, "show": show, "diff": diff, "tail": tail, "export": export}
-    commands |= {"watch": watch, "frontier": frontier}
+    commands |= {"watch": watch, "frontier": frontier, "scale": scale}
     for name, command in commands.items():
         runs_app.command(name)(command)
     app.command("report")(report)
@@ -254,6 +254,28 @@ def export(
     from burnish.inspector.inspect_logs import export_evaluations
 
     _print_written(export_evaluations(run, target), as_json)
+
+
+def scale(
+    run: RunArgument,
+    engines: Annotated[int, typer.Option(min=1, help="How many there are to be.", show_default=False)],
+    as_json: JsonOption = False,
+) -> None:
+    """Give a run that is under way more engines or fewer, from the end of its step on. One that is resumed begins with them."""
+    needs_training("runs scale")
+    from burnish.inspector.pages.runs import is_under_way
+    from burnish.inspector.runs import check_run
+    from burnish.run.scale import ask_for_engines
+
+    home = check_run(run)
+    live, count = is_under_way(home), f"{engines} engine{'s' if engines > 1 else ''}"  # asked before something is written there
+    ask_for_engines(home, engines)
+    if as_json:
+        print_json({"schema": 1, "run": str(home), "engines": engines, "under_way": live})
+    elif live:
+        _print([f"{run} is asked to have {count}, and says so at the end of its step"])
+    else:
+        _print([f"no process is seen to drive {run}; it begins with {count} once it is resumed"])
 
 
 def report(

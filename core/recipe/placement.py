@@ -20,12 +20,12 @@ class Placement:
 
     ray_address: a running cluster, None for one of our own with `cpus` CPUs (None: all), an object store of `object_store_mb`, and worker
     processes of a niceness (None: Ray's own).
-    engines: env runners, each with an engine. learners: processes that share the policy. learner_gpus, engine_gpus: GPUs of each learner
-    and of each engine; a fraction is a share of
-    one GPU, more than one are those of one node over which `tensor_parallel` spreads the model. engine_resources: further Ray resources
-    of each engine. trusted_network: whether learners may be on more than one node. shared_folder: whether other nodes have the run's
-    folder; where they have not, they are sent the model, code, and `send`, files and folders by their paths from there. watch: deployment
-    files and addresses for the console of the dashboard.
+    engines: env runners, each with an engine, at the start; min_engines: how many the run goes on with where others are lost, max_engines:
+    how many it has where there is room, None for as many as at the start. learners: processes that share the policy. learner_gpus,
+    engine_gpus: GPUs of each learner and of each engine; a fraction is a share of one GPU, more than one are those of one node over which
+    `tensor_parallel` spreads the model. engine_resources: further Ray resources of each engine. trusted_network: whether learners may be
+    on more than one node. shared_folder: whether other nodes have the run's folder; where they have not, they are sent the model, code, and
+    `send`, files and folders by their paths from there. watch: deployment files and addresses for the console of the dashboard.
 
     Example: `Placement("gpu", engines=2, learner_gpus=1.0, engine_gpus=2.0, tensor_parallel=2).gpus == 5.0`.
     """
@@ -36,6 +36,8 @@ class Placement:
     object_store_mb: int = 1024
     worker_niceness: int | None = None
     engines: int = 1
+    min_engines: int | None = None
+    max_engines: int | None = None
     learner_gpus: float = 0.0
     engine_gpus: float = 0.0
     tensor_parallel: int = 1
@@ -50,6 +52,12 @@ class Placement:
     def gpus(self) -> float:
         """Of all processes together."""
         return self.learners * self.learner_gpus + self.engines * self.engine_gpus
+
+    @property
+    def runners_line(self) -> str:
+        """How many env runners there are. Example: "2 env runner(s), 1 to 4 as nodes come and go"."""
+        least, most = self.min_engines or self.engines, self.max_engines or self.engines
+        return f"{self.engines} env runner(s)" + (f", {least} to {most} as nodes come and go" if least < most else "")
 
     def lines(self) -> list[str]:
         """Who gets which GPU, a role a line; empty on CPUs."""
@@ -85,6 +93,8 @@ def placement_of(config: RunConfig, machine: Machine) -> Placement:
         resources.object_store_mb,
         resources.worker_niceness,
         resources.env_runners,
+        resources.min_env_runners,
+        resources.max_env_runners,
         learner_gpus=1.0 if learner_gpus is None else learner_gpus,
         engine_gpus=float(config.engine.gpus) if engine_gpus is None else engine_gpus,
         tensor_parallel=config.engine.gpus,

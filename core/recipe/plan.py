@@ -341,7 +341,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     rewards = [f"{entry.name} ({entry.use or entry.verifier}) {entry.term.description}" for entry in run.rewards]
     if environment.weight:
         rewards.insert(0, f"env x {environment.weight:g}")
-    where = f"{run.platform.upper()}, {run.placement.engines} env runner(s), Ray {run.placement.ray_address or 'started here'}"
+    where = f"{run.platform.upper()}, {run.placement.runners_line}, Ray {run.placement.ray_address or 'started here'}"
     for key, value in {
         "run": run.name,
         "model": f"{model.folder.name}, {model.parameters / 1e6:.1f} M parameters, {model.layers} layers, {model.folder}",

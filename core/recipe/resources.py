@@ -12,8 +12,10 @@ STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 class ResourcesConfig(BaseModel):
     """The `[resources]` table: the Ray cluster that the run uses, and what each role takes of it. GPUs are for platform gpu only.
 
-    env_runners: processes that generate episodes, each with an engine of its own. ray_address: a cluster that runs already ("auto" finds
-    it); left out, one is started on this machine and ends with the run. cpus: of the one that is started, all when left out.
+    env_runners: processes that generate episodes, each with an engine of its own, at the start of the run. min_env_runners: how many of
+    them a run goes on with where others are lost with their nodes; left out, it waits for those. max_env_runners: how many it comes to
+    have where nodes have room for more of them, those that join the cluster included. ray_address: a cluster that runs already ("auto"
+    finds it); left out, one is started on this machine and ends with the run. cpus: of the one that is started, all when left out.
     object_store_mb: shared memory of the one that is started; weights pass through it.
     engine_resources: further Ray resources that each engine takes. On nodes started with `--resources='{"engine_slot": 2}'`,
     `engine_resources = { engine_slot = 1 }` keeps engines to two a node, and to these nodes.
@@ -38,6 +40,8 @@ class ResourcesConfig(BaseModel):
     model_config = STRICT
 
     env_runners: int = Field(default=1, ge=1)
+    min_env_runners: int | None = Field(default=None, ge=1)
+    max_env_runners: int | None = Field(default=None, ge=1)
     ray_address: str | None = None
     cpus: int | None = Field(default=None, ge=1)
     object_store_mb: int = Field(default=1024, ge=128)
@@ -56,6 +60,14 @@ class ResourcesConfig(BaseModel):
         idle = [key for key in ("cpus", "object_store_mb", "worker_niceness", "watch") if key in self.model_fields_set]
         if self.ray_address is not None and idle:
             raise ValueError(f"{' and '.join(idle)} has no effect with ray_address: the running cluster has its own; remove one of them")
+        for key in ("min_env_runners", "max_env_runners"):
+            if self.ray_address is None and getattr(self, key) is not None:
+                raise ValueError(
+                    f"{key} has no effect without ray_address: no node joins or leaves a cluster that is started here; remove it"
+                )
+        least, most = self.min_env_runners or self.env_runners, self.max_env_runners or self.env_runners
+        if not least <= self.env_runners <= most:
+            raise ValueError(f"env_runners = {self.env_runners} is not between min_env_runners and max_env_runners, {least} and {most}")
         if self.ray_address is None and self.engine_resources:
             raise ValueError("engine_resources: a cluster that is started here offers none; say which cluster does in ray_address")
         if not self.shared_folder and self.ray_address is None:

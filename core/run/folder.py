@@ -3,7 +3,7 @@
 runs/NAME-YYYYmmdd-HHMMSS/
   config.json  recipe.toml  versions.json  seeds.json
   metrics.jsonl  evaluations.jsonl  retention.jsonl  ledger.jsonl  alarms.jsonl  roll_backs.jsonl  transcripts/  episodes/
-  suites/PHASE/  data/PHASE/  checkpoints/  report.html  driver.lock
+  suites/PHASE/  data/PHASE/  checkpoints/  report.html  driver.lock  engines.json
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ from burnish.run.recovery import keep_going
 from burnish.run.recovery import resume as take_up
 from burnish.run.resume import driven
 from burnish.run.retention import Retention
+from burnish.run.scale import at_size_asked, engines_asked, heed_size
 from burnish.run.time_left import time_left_line
 from burnish.run.tracking import tracked
 from burnish.run.under_way import Results, Run
@@ -67,6 +68,7 @@ def run(recipe: ResolvedRun, path: Path, *, resume: bool = False, console: Conso
 
 
 def _run(recipe: ResolvedRun, folder: RunFolder, resume: bool, console: Console, plan: Plan | None) -> Results:
+    recipe = at_size_asked(recipe, folder.path)
     with console.status("making the examples of the phases") as status:  # all: an unfit row must not be met in the middle
         data = _data(recipe, folder, status.update)
     with parts_of(recipe, folder.path / "logs", partial(say, console), folder.path.resolve()) as addresses:
@@ -104,7 +106,7 @@ def _started(recipe: ResolvedRun, folder: RunFolder, addresses: Mapping[str, str
         if left_out:
             say(console, f"{len(left_out)} unfit rows of [tasks] are left out: {folder.write_rejects(left_out)}")
         store = EpisodeStore(folder.episodes, folder.path.name, folder.transcripts, recipe.keeping, partial(say, console))
-        yield Run(session, folder, console, stack.enter_context(store))
+        yield Run(session, folder, console, stack.enter_context(store), engines=engines_asked(folder.path))
 
 
 def _phases(run: Run, done: CheckpointRecord | None) -> None:
@@ -174,6 +176,7 @@ def _train(run: Run, phase: PhaseRun, first: int) -> int:
             if failed is not None:
                 say(run.console, failed)
             heed(run.folder, run.console, phase.name, did.alarms)
+            heed_size(run)
             final, best_by = bool(ends) or at == table.steps, table.best_by
             is_best = best_by is not None and best_by.is_best(rows)
             if final or is_best or at % table.checkpoint_every == 0:

@@ -25,7 +25,8 @@ class Run:
 
     store: where episodes go with their tokens. data: of every phase that has examples. watch: the guards over reinforcement, once it has
     begun; remembered: what the checkpoint that the run goes on from kept of them. plan: what was expected of the run, for what is left
-    of it. tick: shows a note beside the bar of the phase under way.
+    of it. tick: shows a note beside the bar of the phase under way. engines: how many were asked for last (`scale.heed_size`), or why that
+    cannot be told.
     """
 
     session: Session
@@ -38,6 +39,7 @@ class Run:
     remembered: Mapping[str, Any] | None = None
     plan: Plan | None = None
     tick: Callable[[str], None] = silent
+    engines: int | str | None = None
 
     @property
     def recipe(self) -> ResolvedRun:
