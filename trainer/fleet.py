@@ -260,7 +260,7 @@ class RayFleet:
             if self._can_spare(runner) and (why := self._turnover.about_to_go(runner.node)):
                 self._part_with(runner, why)
             elif runner.leaving and not runner.owed:
-                self._part_with(runner, f"{self._wanted} are asked for")
+                self._part_with(runner, "since fewer are asked for")
         given = Given(self._version, self._give) if self._version is not None else None
         for joined in self._turnover.look(self._wanted - len(self._staying), given):
             runner = self._runner(joined.index, joined.actor)

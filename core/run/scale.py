@@ -75,6 +75,5 @@ def heed_size(run: Run) -> None:
         return
     there = len(run.session.algo.fleet.runners)
     run.session.scale(found)
-    more, fewer = found - there, there - found
-    what = f"{more} more join where the cluster has room" if more > 0 else f"{fewer} leave once they have played what they have"
-    say(run.console, f"engines: {found} are asked for, {there} are there" + (f": {what}" if more else ""))
+    more, fewer = "; others join where the cluster has room", "; the last that came leave once they have played what they have"
+    say(run.console, f"engines: {found} asked for, {there} there{more if found > there else fewer if found < there else ''}")

@@ -49,6 +49,7 @@ BEYOND = {
     "runs frontier runs/x": TRAIN.format("runs frontier"),
     "runs tail runs/x": TRAIN.format("runs tail"),
     "runs watch runs/x": TRAIN.format("runs watch"),
+    "runs scale runs/x --engines 2": TRAIN.format("runs scale"),
     "suites": TRAIN.format("suites"),
     "tune recipe.toml --space rft.lr=1e-6..1e-4": ENGINE.format("tune"),
     "serve runs/x": ENGINE.format("serve"),

@@ -157,6 +157,6 @@ def test_engines_come_with_nodes_and_go_with_them(
         said = [record.getMessage() for record in caplog.records if record.name.startswith("burnish")]
         assert said[0] == "rollout-2 has joined: 2 engines"
         assert re.fullmatch(r"rollout-2 has left, its node .* is gone: 1 engine", said[1])
-        assert said[2:] == ["rollout-3 has joined: 2 engines", "rollout-3 has left, 1 are asked for: 1 engine"]
+        assert said[2:] == ["rollout-3 has joined: 2 engines", "rollout-3 has left, since fewer are asked for: 1 engine"]
     finally:
         algo.stop()

@@ -90,6 +90,7 @@ runs show run
 runs diff run run
 runs tail run
 runs watch run
+runs scale run --engines 2
 runs export run out
 runs frontier run
 """

@@ -191,7 +191,7 @@ def test_who_is_too_many_finishes_what_it_plays_and_gets_nothing_more(cluster: C
     second.ready = True
     found = cluster.poll(fleet, 3)
     assert found == mine and set(fleet.runners) == {1} and second.told == ("stop",)
-    assert caplog.messages == ["rollout-2 has left, 1 are asked for: 1 engine"]
+    assert caplog.messages == ["rollout-2 has left, since fewer are asked for: 1 engine"]
     first.ready = True
     assert sorted(found + cluster.poll(fleet, 20)) == [task.id for task in MANY]
     assert (cluster.ray.killed, cluster.forgotten, cluster.started) == ([second], [2], [])
