@@ -24,6 +24,7 @@ SAMPLES = (
     ("learner/mismatch_kl", "mismatch: KL of engines to learner, equal weights"),
     ("learner/parity_max", "largest difference of a log-probability there"),
     ("sync_megabytes", "MB of weights sent"),
+    ("engines", "engines that they were sent to"),
 )
 """What is measured of the tokens that are trained on, in words."""
 

@@ -40,7 +40,7 @@ from .nodes import lost_node
 from .owing import Runner, Work, lost_engine, waits, why_engine_is_lost
 from .restarts import Restarts
 from .runners import FleetError, last_line
-from .turnover import Given, RunnerSource, Turnover
+from .turnover import Held, RunnerSource, Turnover
 
 log = logging.getLogger("burnish.trainer.fleet")
 T = TypeVar("T")
@@ -261,8 +261,8 @@ class RayFleet:
                 self._part_with(runner, why)
             elif runner.leaving and not runner.owed:
                 self._part_with(runner, "since fewer are asked for")
-        given = Given(self._version, self._give) if self._version is not None else None
-        for joined in self._turnover.look(self._wanted - len(self._staying), given):
+        held = Held(self._snapshot, self._version, self._give) if self._version is not None else None
+        for joined in self._turnover.look(self._wanted - len(self._staying), held):
             runner = self._runner(joined.index, joined.actor)
             if joined.receipt is not None:
                 self._met(runner, joined.receipt)

@@ -48,9 +48,11 @@ class RunnerSource:
 
 
 @dataclass(frozen=True)
-class Given:
-    """The weights that the others have. send: begins to give them to a runner, whose answer is a `SyncReceipt`."""
+class Held:
+    """The weights that the others have, by the snapshot that they came in: a learner that was started anew may come to the same version
+    with others. send: begins to give them to a runner, whose answer is a `SyncReceipt`."""
 
+    snapshot: Any
     version: int
     send: Callable[[Any], Any]
 
@@ -66,7 +68,7 @@ class Joined:
 
 @dataclass
 class _Coming:
-    """call: the one that it is to answer until then: whether it is up, and once it is, for weights of version `taking`."""
+    """call: the one that it is to answer until then: whether it is up, and once it is, for the weights of the snapshot `taking`."""
 
     index: int
     actor: Any
@@ -74,7 +76,7 @@ class _Coming:
     until: float
     placed: bool = False
     up: bool = False
-    taking: int | None = None
+    taking: Any = None
 
 
 class Turnover:
@@ -87,13 +89,13 @@ class Turnover:
         self._next_start = self._next_look = 0.0
         self._going_nodes: Mapping[str, str] = {}
 
-    def look(self, missing: int, given: Given | None) -> Iterator[Joined]:
-        """The runners that have come since the last look. missing: how many more are wanted than there are. given: what they must have."""
+    def look(self, missing: int, held: Held | None) -> Iterator[Joined]:
+        """The runners that have come since the last look. missing: how many more are wanted than there are. held: what they must hold."""
         self._end_late()
         for one in self._coming[max(0, missing) :]:
             self._leave_out(one)
         for one in list(self._coming):
-            if (joined := self._advanced(one, given)) is not None:
+            if (joined := self._advanced(one, held)) is not None:
                 self._coming.remove(one)
                 missing -= 1
                 yield joined
@@ -128,7 +130,7 @@ class Turnover:
             self._kill(index, actor)
         self._going = {}
 
-    def _advanced(self, one: _Coming, given: Given | None) -> Joined | None:
+    def _advanced(self, one: _Coming, held: Held | None) -> Joined | None:
         """A runner that has come, None while it is on its way."""
         ready, _ = ray.wait([one.call], num_returns=1, timeout=0)
         if not ready:
@@ -142,16 +144,16 @@ class Turnover:
             self._check_time(one)
             return None
         except RayError as error:
-            if given is None or one.taking in (None, given.version):
+            if held is None or one.taking is None or one.taking is held.snapshot:
                 self._refuse(one, last_line(error))
                 return None
             answer = None  # those that it was sent were given up for newer ones
-        if given is None:
+        if held is None:
             return Joined(one.index, one.actor, None)
-        if one.up and answer is not None and one.taking == answer.version == given.version:
+        if one.up and answer is not None and one.taking is held.snapshot and answer.version == held.version:
             return Joined(one.index, one.actor, answer)
-        one.up, one.taking, one.until = True, given.version, time.monotonic() + self._source.sync_s
-        one.call = given.send(one.actor)
+        one.up, one.taking, one.until = True, held.snapshot, time.monotonic() + self._source.sync_s
+        one.call = held.send(one.actor)
         return None
 
     def _check_time(self, one: _Coming) -> None:

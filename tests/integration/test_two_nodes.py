@@ -20,12 +20,13 @@ from burnish.trainer.learner.config import LearnerConfig
 from burnish.trainer.learner.group import LearnerGroup, LearnerLimits
 from burnish.trainer.learner.probe import probe_loss
 from burnish.trainer.phases.rft import RFTPhaseConfig
-from burnish.trainer.schedule.admission import Rollouts
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SLOT = "engine_slot"
 STORE = 100 * 2**20
+PREEMPTED = 2
+"""Ray's DRAIN_NODE_REASON_PREEMPTION."""
 
 
 @pytest.fixture
@@ -129,11 +130,8 @@ def train_until(algo: Any, so: Callable[[], bool]) -> None:
         algo.train()
 
 
-@pytest.mark.parametrize("rollouts", ["sync", "async"])
-def test_engines_come_with_nodes_and_go_with_them(
-    one_slot: Cluster, tiny_model: Path, caplog: pytest.LogCaptureFixture, rollouts: Rollouts
-) -> None:
-    phase = RFTPhaseConfig(steps=100_000, groups_per_step=4, group_size=4, lr=1e-3, equal_groups="keep", rollouts=rollouts)
+def test_engines_come_with_nodes_and_go_with_them(one_slot: Cluster, tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    phase = RFTPhaseConfig(steps=100_000, groups_per_step=4, group_size=4, lr=1e-3, equal_groups="keep", rollouts="async")
     limits = FleetLimits(8, restart_s=200.0, min_runners=1, max_runners=2)
     config = ScriptedConfig().rft(worker=setup(tiny_model), phase=phase, success="digits", fleet=limits)
     config.env_runners(num_env_runners=1, custom_resources_per_env_runner={SLOT: 1})
@@ -148,15 +146,15 @@ def test_engines_come_with_nodes_and_go_with_them(
         assert nodes_of(algo) == [first, node.node_id] and algo.last_metrics["engines"] == 2
         one_slot.remove_node(node, allow_graceful=False)
         train_until(algo, lambda: set(algo.fleet.runners) == {1})
-        one_slot.add_node(num_cpus=1, resources={SLOT: 1}, object_store_memory=STORE)
+        other = one_slot.add_node(num_cpus=1, resources={SLOT: 1}, object_store_memory=STORE)
         train_until(algo, lambda: "rollout-3" in played)
-        algo.fleet.scale(1)
+        ray._private.worker.global_worker.gcs_client.drain_node(other.node_id, PREEMPTED, "in an hour", int((time.time() + 3600) * 1000))
         train_until(algo, lambda: set(algo.fleet.runners) == {1})
         books, done = algo.loop.progress.ledger, algo.loop.progress.step
         assert books.trained_count == done * 16 and not books.masked and not books.dropped, "nothing was lost, nothing was trained twice"
         said = [record.getMessage() for record in caplog.records if record.name.startswith("burnish")]
-        assert said[0] == "rollout-2 has joined: 2 engines"
+        assert [said[0], said[2]] == ["rollout-2 has joined: 2 engines", "rollout-3 has joined: 2 engines"]
         assert re.fullmatch(r"rollout-2 has left, its node .* is gone: 1 engine", said[1])
-        assert said[2:] == ["rollout-3 has joined: 2 engines", "rollout-3 has left, since fewer are asked for: 1 engine"]
+        assert re.fullmatch(r"rollout-3 has left, its node .* is about to go: 1 engine", said[3])
     finally:
         algo.stop()
