@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
 from tests.integration.test_fleet import TASKS, Actor, Call, FakeRay
+from tests.unit.clocked import STREAM, number
+from tests.unit.scripted import ScriptedLearner
+from tests.unit.test_schedules import heavy
 
-from burnish.envs.types import Task
+from burnish.envs.types import Episode, EpisodeGroup, Reward, Task, Trajectory
+from burnish.rollout.config import RolloutConfig
 from burnish.rollout.weights import SyncProofError
 from burnish.trainer import fleet as fleets
 from burnish.trainer import nodes, owing, turnover
 from burnish.trainer.fleet import FleetLimits, RayFleet
+from burnish.trainer.loop import LoopSettings, PolicyLoop
+from burnish.trainer.phases.rft import RFTPhaseConfig
 from burnish.trainer.playing import run_tasks
 from burnish.trainer.restarts import Restarts
 from burnish.trainer.runners import FleetError
+from burnish.trainer.schedule.admission import Rollouts
 from burnish.trainer.turnover import AGAIN_S, LOOK_S, PLACE_S, RunnerSource
 
 pytestmark = pytest.mark.unit
@@ -73,6 +81,7 @@ class Cluster:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ray, self.now, self.room, self.placed = FakeRay(), 0.0, True, True
         self.next: Runner = Runner()
+        self.make: Callable[[int], Runner] | None = None
         self.started: list[int] = []
         self.forgotten: list[int] = []
         self.nodes = [dict(NODE)]
@@ -93,7 +102,7 @@ class Cluster:
 
         def start() -> tuple[int, Any]:
             self.started.append(count + 1 + len(self.started))
-            return self.started[-1], self.next
+            return self.started[-1], self.next if self.make is None else self.make(self.started[-1])
 
         source = RunnerSource(start, self.forgotten.append, {"CPU": 1.0}, 100.0, 50.0, 20.0, Restarts(tries, 3600.0))
         limits = FleetLimits(concurrency=1, stall_s=1e9, answer_s=1e9, restart_s=30.0, min_runners=least, max_runners=most)
@@ -210,9 +219,9 @@ def test_one_that_was_to_leave_stays_where_more_are_asked_for_again(cluster: Clu
         fleet.scale(0)
 
 
-def lose(cluster: Cluster, runner: Runner) -> None:
-    """Its node is gone, and Ray says so some seconds later; until then it is being restarted."""
-    cluster.nodes[0]["Alive"] = False
+def lose(cluster: Cluster, runner: Runner, node: dict[str, Any] | None = None) -> None:
+    """Its node is gone, the first unless it is given, and it is being restarted, in vain."""
+    (node or cluster.nodes[0])["Alive"] = False
     died = Call(ActorDiedError())
     for name in ("sample", "submit", "update_weights", "score"):
         setattr(runner, name, SimpleNamespace(options=lambda name: SimpleNamespace(remote=lambda *given: died)))
@@ -310,3 +319,94 @@ def test_a_fixed_number_of_runners_stays_so(cluster: Cluster) -> None:
     with pytest.raises(ValueError, match="min_runners and max_runners have no effect: the number of these runners is fixed"):
         RayFleet({1: Runner()}, FleetLimits(max_runners=2))
     assert len(list(run_tasks(fleet, TASKS, 2, 1.0))) == 4
+
+
+class Player(Runner):
+    """Plays what it is given, all at once, each group for as many seconds as `heavy` says of its number. Whoever asks it takes a second."""
+
+    def __init__(self, cluster: Cluster, index: int) -> None:
+        super().__init__(node=f"node-{index}")
+        self.cluster, self.name = cluster, f"rollout-{index}"
+        self.playing: dict[str, tuple[Task, float, int]] = {}
+        self.cancel = SimpleNamespace(remote=lambda: Call(self.playing.clear()))  # type: ignore[func-returns-value]
+        self.score = SimpleNamespace(options=lambda name: SimpleNamespace(remote=self._score))
+
+    def _score(self, rows: Sequence[Sequence[int]], version: int, life: str) -> Call:
+        return Call(self._meant(life, version) or [np.full(len(ids) - 1, -0.5, np.float32) for ids in rows])
+
+    def _submit(self, tasks: Sequence[Task]) -> list[Task]:
+        for task in tasks:
+            self.playing[task.id] = task, self.cluster.now + heavy(number(task)), self.holds
+        return []
+
+    def _sample(self, wait_s: float) -> list[EpisodeGroup]:
+        self.cluster.now += 1.0
+        ended = [one for one, (_, until, _) in self.playing.items() if until <= self.cluster.now]
+        return [self._group(*self.playing.pop(one)) for one in ended]
+
+    def _group(self, task: Task, until: float, began: int) -> EpisodeGroup:
+        versions = np.array([-1, began, self.holds], np.int32)
+        logprobs = np.array([0, -0.5, -0.5], np.float32)
+        said = Trajectory(np.array([5, 6, 7], np.int32), np.array([False, True, True]), logprobs, versions)
+        return EpisodeGroup(
+            task, tuple(Episode(task, i, (said,), (), Reward(total), engine=self.name) for i, total in enumerate((1.0, 0.0)))
+        )
+
+
+@pytest.mark.parametrize("rollouts", ["sync", "one_step_off", "async"])
+@pytest.mark.parametrize("happens_at", range(3))
+def test_whatever_engines_come_and_go_each_task_is_trained_once_and_in_time(
+    cluster: Cluster, rollouts: Rollouts, happens_at: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Long groups among them, which another engine plays again: they would be missing, were they left out for it."""
+    steps, per_step = 20, 4
+    phase = RFTPhaseConfig(
+        steps=steps, groups_per_step=per_step, group_size=2, rollouts=rollouts, max_staleness=2 if rollouts == "async" else None,
+        checkpoint_every=100,
+    )  # fmt: skip
+    made = {index: Player(cluster, index) for index in (1, 2)}
+    cluster.make = lambda index: made.setdefault(index, Player(cluster, index))
+    fleet = cluster.fleet([made[1], made[2]], 1, 3)
+    loop = PolicyLoop(fleet, ScriptedLearner(), LoopSettings(phase, RolloutConfig(error_budget=1.0), "verdict"), STREAM)
+
+    def beside(work: Callable[[], Any], meanwhile: Callable[[], bool]) -> Any:
+        for _ in range(5):
+            if not meanwhile():
+                break
+        return work()
+
+    def last() -> Player:
+        return made[max(fleet.runners)]
+
+    def lose_one() -> None:
+        if len(fleet.runners) > 1:
+            cluster.nodes.append({**NODE, "NodeID": last().node})
+            lose(cluster, last(), cluster.nodes[-1])
+
+    def drain_one() -> None:
+        if len(fleet.runners) > 1:
+            cluster.nodes.append({**NODE, "NodeID": last().node})
+            cluster.draining[last().node] = 0
+
+    events = [lambda: fleet.scale(1), lambda: fleet.scale(3), lose_one, drain_one, lambda: fleet.scale(2), lose_one]
+    groups, engines = 0, set[str]()
+
+    def on_group(group: EpisodeGroup) -> None:
+        nonlocal groups
+        engines.update(episode.engine for episode in group.episodes)
+        groups += 1
+        if groups % 7 == happens_at:
+            events[groups // 7 % len(events)]()
+
+    loop.beside, loop.on_group = beside, on_group
+    loop.sync()
+    trained = list[int]()
+    while loop.progress.step < steps:
+        step = loop.step()  # which checks its books
+        trained += [number(group.task) for group in step.collected.groups]
+        assert step.batch is not None and step.metrics["learner/staleness_max"] <= phase.staleness
+        assert 1 <= step.metrics.get("engines", 1) <= 4
+    books = loop.progress.ledger
+    assert sorted(trained) == list(range(steps * per_step)) and books.trained_count == books.issued == 2 * steps * per_step
+    said = "\n".join(caplog.messages)
+    assert len(engines) > 3 and "is gone" in said and "is about to go" in said and "since fewer are asked for" in said
