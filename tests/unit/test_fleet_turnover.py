@@ -32,7 +32,7 @@ from burnish.trainer.turnover import AGAIN_S, LOOK_S, PLACE_S, RunnerSource
 
 pytestmark = pytest.mark.unit
 
-NODE = {"NodeID": "a" * 56, "NodeManagerAddress": "10.0.0.7", "NodeManagerHostname": "worker-3", "Alive": True}
+NODE: dict[str, Any] = {"NodeID": "a" * 56, "NodeManagerAddress": "10.0.0.7", "NodeManagerHostname": "worker-3", "Alive": True}
 MANY = [Task(f"m{i}", i) for i in range(8)]
 
 
@@ -84,7 +84,7 @@ class Cluster:
         self.make: Callable[[int], Runner] | None = None
         self.started: list[int] = []
         self.forgotten: list[int] = []
-        self.nodes = [dict(NODE)]
+        self.nodes: list[dict[str, Any]] = [dict(NODE)]
         self.draining: dict[str, int] = {}
         for module in (fleets, owing, turnover):
             monkeypatch.setattr(module, "ray", self.ray)
