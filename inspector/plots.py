@@ -38,9 +38,12 @@ class Latencies:
 
 
 def min_retention(run: RecordedRun) -> float | None:
-    """The share of each skill that the recipe asks to be left, None where it asks for nothing."""
+    """The share of each skill that the recipe asks to be left, None where it asks for nothing, or of each phase for another."""
     table = run.config.get("retention")
     least = table.get("min_retention") if isinstance(table, dict) else None
+    asked = {row.min_retention for row in run.retention if row.min_retention is not None}
+    if asked:
+        least = asked.pop() if len(asked) == 1 else None
     return float(least) if isinstance(least, int | float) and 0 < least <= 1 else None
 
 

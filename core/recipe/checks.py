@@ -26,8 +26,8 @@ SINGLE_TURN = "burnish/SingleTurn-v0"
 def cross_problems(config: RunConfig) -> list[str]:
     """Every impossible combination in a config whose fields are each well-formed."""
     checks = (
-        _phases, _turns, _context, _time, _rewards, _success, _services, _sent_arguments, _seeds, _tasks, _learner, _rollouts, _guards,
-        _episodes, _between, _devices,
+        _phases, _retention, _turns, _context, _time, _rewards, _success, _services, _sent_arguments, _seeds, _tasks, _learner,
+        _rollouts, _guards, _episodes, _between, _devices,
     )  # fmt: skip
     return [line for check in checks for line in check(config)]
 
@@ -111,6 +111,13 @@ def _phases(config: RunConfig) -> Iterator[str]:
 
     if any(table.blend != one.blend for one in _reinforced(config) for table in _reinforced(config)):
         yield "phases: those of kind rft blend other environments; the engines play those of the first, so give all the same blend"
+
+
+def _retention(config: RunConfig) -> Iterator[str]:
+    for table in config.tables if config.retention is None else ():
+        for key in ("min_retention", "max_lost"):
+            if getattr(table, key) is not None:
+                yield f"{table.name}.{key}: has no effect without [retention], which names the suites; add it, or remove this"
 
 
 def _reinforced(config: RunConfig) -> list[RFTPhaseConfig]:

@@ -313,9 +313,9 @@ def _retention(run: ResolvedRun, done: Done | None) -> list[PhasePlan]:
     times = 2 + len(names) if done is None else len(names) - names.index(done.phase)
     asked = {suite.id: (table.items or suite.items) * table.samples for suite in run.suites if suite.kind == "answers"}
     tokens = times * sum(asked[suite.id] * suite.max_turns * suite.max_tokens for suite in run.suites if suite.id in asked)
-    gates = f"at least {table.min_retention:.0%} of each kept" if table.min_retention else "nothing asked of what is kept"
-    lost = f", at most {table.max_lost:.0%} of the items lost" if table.max_lost < 1 else ""
-    work = f"{times} times {', '.join(suite.id for suite in run.suites)}: {gates}{lost}"
+    limits = {phase.name: phase.held_to(table).limits for phase in run.phases}
+    each = [table.limits] if set(limits.values()) == {table.limits} else [f"after {name} {said}" for name, said in limits.items()]
+    work = f"{times} times {', '.join(suite.id for suite in run.suites)}: {'; '.join(each)}"
     return [PhasePlan("retention", work, tokens, 0, None, amount=Amount(tokens))]
 
 

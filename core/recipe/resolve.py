@@ -96,6 +96,10 @@ class PhaseRun:
         """The critic that the learner makes for it, if any."""
         return self.table.critic if isinstance(self.table, RFTPhaseConfig) else None
 
+    def held_to(self, retention: RetentionConfig) -> RetentionConfig:
+        """What must be left of the run's skills after it: the limits of its own table, and the run's where it has none."""
+        return retention.with_limits(self.table.min_retention, self.table.max_lost)
+
 
 @dataclass(frozen=True, slots=True)
 class ResolvedRun:

@@ -52,10 +52,9 @@ class Retention:
         if known:
             return known
         base, again, after = (self._scores(name) for name in (BASE, BASE_AGAIN, phase))
-        kl = self._kl()
-        rows = [
-            retention_row(phase, step, base[suite], again[suite], after[suite], self.table, self.session.recipe.seed, kl) for suite in after
-        ]
+        recipe, kl = self.session.recipe, self._kl()
+        limits = recipe.phase(phase).held_to(self.table)
+        rows = [retention_row(phase, step, base[suite], again[suite], after[suite], limits, recipe.seed, kl) for suite in after]
         refused = [row for row in rows if row.not_promoted]
         for row in rows:
             say(self.console, row.line)

@@ -350,8 +350,9 @@ class RetentionRow(BaseModel):
     before, after, retention, low, high, lost, gained, forgotten, learned: as `evaluation.suites.transitions.SuiteChange` has them; the
     last four are None for texts. significance: of the change, in words. floor_retention, floor_forgotten: the same between two evaluations
     of the base, where nothing was trained. kl: of the policy after the phase to the base, on the recipe's own held-out tasks, in nats per
-    token, the same in every row of a phase; None where the base was not sampled at temperature 1. not_promoted: why the phase's checkpoint
-    was refused for this suite, "" when it was not.
+    token, the same in every row of a phase; None where the base was not sampled at temperature 1. min_retention, max_lost: the limits that
+    the phase was held to, None where they were not recorded. not_promoted: why the phase's checkpoint was refused for this suite, "" when
+    it was not.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -374,6 +375,8 @@ class RetentionRow(BaseModel):
     floor_retention: float | None = None
     floor_forgotten: float | None = None
     kl: float | None = None
+    min_retention: float | None = None
+    max_lost: float | None = None
     not_promoted: str = ""
 
     @property
@@ -397,6 +400,12 @@ class RetentionRow(BaseModel):
             return ""
         floor = f", {self.floor_forgotten:.1%} without training" if self.floor_forgotten else ""
         return f"{self.lost} lost, {self.gained} gained, {self.forgotten:.1%} forgotten{floor}"
+
+    @property
+    def limits(self) -> str:
+        """What it was held to. Example: "min_retention = 0.9, max_lost = 0.1"; "" where that was not recorded."""
+        held = {"min_retention": self.min_retention, "max_lost": self.max_lost}
+        return ", ".join(f"{key} = {limit:g}" for key, limit in held.items() if limit is not None)
 
     @property
     def line(self) -> str:

@@ -17,6 +17,7 @@ from burnish.inspector.report import write_report
 from burnish.inspector.runs import read_run
 from burnish.recipe.components import check_components
 from burnish.recipe.load import config_from_data, config_from_record
+from burnish.recipe.plan import _retention as retention_plan
 from burnish.recipe.resolve import resolve
 from burnish.rollout.store.episodes import EpisodeStore
 from burnish.rollout.store.moments import Moment
@@ -74,6 +75,35 @@ def test_texts_are_gated_by_perplexity_and_a_skill_that_was_not_there_by_nothing
     none, _ = table(2, 0, 0, 6)
     row = retention_row("cpt", 9, answers(none, 0.25), answers(none, 0.25), answers([0.0] * 8, 0.25), limits())
     assert row.retention is None and row.not_promoted == "" and "no skill above chance" in row.line
+
+
+def test_a_phase_is_held_to_the_limits_of_its_own_table(tmp_path: Path) -> None:
+    """36 of 39 points above chance are 0.897 of the skill: enough for a phase that is asked for 0.8, too little for the others."""
+    (tmp_path / "talks.jsonl").touch()
+    own = {"name": "mild", "kind": "sft", "steps": 1, "data": str(tmp_path / "talks.jsonl"), "min_retention": 0.8}
+    phases = [{"kind": "rft"}, own, {"kind": "rft", "name": "strict", "max_lost": 0.05}]
+    config = config_from_data({**RECIPE, "phases": phases, "retention": {"suites": ["burnish/choices-v1"], "max_lost": 0.2}})
+    run = resolve(config_from_record(config.model_dump(mode="json")))
+    assert run.retention is not None
+    held = [one.held_to(run.retention) for one in run.phases]
+    assert [(one.min_retention, one.max_lost) for one in held] == [(0.95, 0.2), (0.8, 0.2), (0.95, 0.05)]
+    usual, mild, strict = (judged(min_retention=one.min_retention, max_lost=one.max_lost) for one in held)
+    assert "below min_retention = 0.95" in usual.not_promoted and mild.not_promoted == ""
+    assert "below min_retention = 0.95" in strict.not_promoted and "7.1% of 100 items forgotten, above" in strict.not_promoted
+    assert (mild.min_retention, mild.max_lost, mild.limits) == (0.8, 0.2, "min_retention = 0.8, max_lost = 0.2")
+    (plan,) = retention_plan(run, None)
+    assert "after rft at least 95% of each kept, at most 20% of the items lost; after mild at least 80%" in plan.work
+    alike = resolve(config_from_data({**RECIPE, "retention": {"suites": ["burnish/choices-v1"]}}))
+    assert retention_plan(alike, None)[0].work.endswith("choices-v1: at least 95% of each kept")
+
+
+@pytest.mark.parametrize("limit", [{"min_retention": 0.9}, {"max_lost": 0.1}])
+def test_limits_of_a_phase_need_suites(limit: dict[str, float]) -> None:
+    (key,) = limit
+    with pytest.raises(ValueError, match=rf"rft\.{key}: has no effect without \[retention\]"):
+        resolve(config_from_data({**RECIPE, "rft": limit}))
+    with pytest.raises(ValueError, match=rf"rft\.{key}"):
+        config_from_data({**RECIPE, "rft": {key: 1.5}, "retention": {"suites": ["burnish/choices-v1"]}})
 
 
 def saved(run: Path, phase: str, step: int, final: bool = True) -> CheckpointRecord:
@@ -191,6 +221,7 @@ def test_a_report_says_which_skill_fell(tmp_path: Path) -> None:
     page = write_report(folder.path).read_text()
     assert "The checkpoint after rft is kept and not promoted: tests/suite-v1: 64.0% -&gt; 60.0%" in page and "n = 100" in page
     assert page.count("kept and not promoted") == 1
+    assert "yes<small>held to min_retention = 0, max_lost = 1</small>" in page and "Dashed" not in page, "of each another"
 
 
 def test_what_comes_after_the_checkpoint_that_a_run_resumes_from_is_judged_again(tmp_path: Path) -> None:

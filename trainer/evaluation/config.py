@@ -74,7 +74,7 @@ class RetentionConfig(BaseModel):
     """The `[retention]` table: skills that training must not lose (docs/evaluate.md).
 
     The base is measured twice, which shows what changes without training, and the model after every phase; the last checkpoint of a phase
-    that lost too much is kept, and not promoted.
+    that lost too much is kept, and not promoted. A phase's own table may have limits of its own.
     suites: ids of `burnish suites`, or files (*.toml). items: of each, its own number when left out. samples: answers to each item.
     temperature: of answers, 0 for greedy ones. min_retention: the least share of each skill that must be left, above chance; 0 asks for
     nothing. max_lost: the largest share of the items of a suite that may be forgotten, guesses and what the base lost without training left
@@ -95,3 +95,14 @@ class RetentionConfig(BaseModel):
         if self.samples > 1 and not self.temperature:
             raise ValueError(f"samples = {self.samples} at temperature 0 would say the same; give a temperature")
         return self
+
+    def with_limits(self, min_retention: float | None, max_lost: float | None) -> RetentionConfig:
+        """What a phase is held to: its own limits, and these where it has none."""
+        own = {"min_retention": min_retention, "max_lost": max_lost}
+        return self.model_copy(update={key: limit for key, limit in own.items() if limit is not None})
+
+    @property
+    def limits(self) -> str:
+        """What is asked, in words. Example: "at least 95% of each kept, at most 10% of the items lost"."""
+        kept = f"at least {self.min_retention:.0%} of each kept" if self.min_retention else "nothing asked of what is kept"
+        return kept + (f", at most {self.max_lost:.0%} of the items lost" if self.max_lost < 1 else "")

@@ -48,7 +48,8 @@ class PhaseConfig(BaseModel):
     learning rate. warmup_steps: steps over which the rate rises to the peak; left out, a twentieth of them, 100 at most, where it falls
     again, and none where it is constant. schedule: "constant", or "cosine" down to zero at the last step. checkpoint_every: steps between
     checkpoints, beside the one after the last. max_minutes: of training, after which the phase ends with a checkpoint. max_tokens: that
-    are trained, after which it ends with a checkpoint.
+    are trained, after which it ends with a checkpoint. min_retention, max_lost: of the skills of `[retention]`, what the phase is held to
+    in place of the limits that stand there; left out, it is held to those.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -62,6 +63,8 @@ class PhaseConfig(BaseModel):
     checkpoint_every: int = Field(default=200, ge=1)
     max_minutes: float | None = Field(default=None, gt=0)
     max_tokens: int | None = Field(default=None, ge=1)
+    min_retention: float | None = Field(default=None, ge=0, le=1)
+    max_lost: float | None = Field(default=None, ge=0, le=1)
 
     @model_validator(mode="after")
     def _named(self) -> PhaseConfig:

@@ -15,8 +15,8 @@ def retention_row(
 ) -> RetentionRow:
     """What became of a suite, and why that refuses the phase's checkpoint its promotion, if it does.
 
-    base, again: two evaluations of the model that the run began with. kl: of the policy to it (`evaluation.drift`). Raises ValueError when
-    they cannot be paired (`change`).
+    base, again: two evaluations of the model that the run began with. limits: that the phase is held to. kl: of the policy to that model
+    (`evaluation.drift`). Raises ValueError when they cannot be paired (`change`).
     """
     found, floor = change(base, after, seed), change(base, again, seed)
     moved = found.transitions
@@ -39,6 +39,8 @@ def retention_row(
         floor_retention=floor.retention,
         floor_forgotten=floor.forgotten,
         kl=kl,
+        min_retention=limits.min_retention,
+        max_lost=limits.max_lost,
         not_promoted="; ".join(_why(found, floor, limits)),
     )
 
