@@ -202,6 +202,8 @@ def session(recipe: str | Path | ResolvedRun, overrides: Sequence[str] = (), log
     output, a folder that is removed afterwards unless given. Raises ValueError for what the user can put right.
     """
     run = recipe if isinstance(recipe, ResolvedRun) else resolve(load_config(recipe, overrides))
+    if run.rft is not None:
+        run = run.beginning_with(run.rft.name)
     seeds = derive_seeds(run.seed)
     with tempfile.TemporaryDirectory(prefix="burnish-session-") as scratch:
         shown = _demonstrations(run, seeds, Path(scratch) / "replay")

@@ -11,6 +11,7 @@ from typing import Any
 from burnish.envs.registry import did_you_mean
 from burnish.envs.row_files import is_there
 from burnish.recipe.config import RunConfig
+from burnish.recipe.phase_run import phase_runs
 from burnish.recipe.platforms import DEVICES
 from burnish.rpc.address import RAY, SERVICE, service_references
 from burnish.rpc.urls import is_called_secret, is_like_secret, says_where, secrets_in
@@ -27,7 +28,7 @@ def cross_problems(config: RunConfig) -> list[str]:
     """Every impossible combination in a config whose fields are each well-formed."""
     checks = (
         _phases, _retention, _turns, _context, _time, _rewards, _success, _services, _sent_arguments, _seeds, _tasks, _learner,
-        _rollouts, _guards, _episodes, _between, _devices,
+        _adapters, _rollouts, _guards, _episodes, _between, _devices,
     )  # fmt: skip
     return [line for check in checks for line in check(config)]
 
@@ -305,6 +306,24 @@ def _between(config: RunConfig) -> Iterator[str]:
             yield f"{table.name}.keep_best: has no effect: {how}; lower that, or remove it"
 
 
+def _adapters(config: RunConfig) -> Iterator[str]:
+    shared, phases = config.learner.lora, phase_runs(config)
+    for table in config.tables:
+        if table.lora is False and shared is None:
+            yield f"{table.name}.lora: false has no effect without [learner.lora], whose adapters it would leave out; remove it"
+    if shared is not None and all(table.lora is not None for table in config.tables):
+        yield "learner.lora: has no effect where every phase says in its own table what it trains; remove it"
+    alone = phases[0].lora is not None and not any(phase.merges for phase in phases) and config.engine.adapters != "merged"
+    for key in ("weight_deltas", "whole_weights_every"):
+        if alone and getattr(config.engine, key) is not None and config.resources.ray_address is not None:
+            yield f'engine.{key}: has no effect where only adapters are sent, of [learner.lora]; remove it, or write adapters = "merged"'
+    if config.engine.adapters is not None and phases[0].lora is None:
+        if any(phase.lora is not None for phase in phases):
+            yield "engine.adapters: has no effect where the first phase trains all weights: engines get merged ones from then on; remove it"
+        else:
+            yield "engine.adapters: has no effect without [learner.lora], which trains some; remove it"
+
+
 def _rollouts(config: RunConfig) -> Iterator[str]:
     in_flight = any(table.rollouts == "async" for table in _reinforced(config))
     if config.engine.on_new_weights is not None and not in_flight:
@@ -312,10 +331,6 @@ def _rollouts(config: RunConfig) -> Iterator[str]:
     for key in ("weight_deltas", "whole_weights_every"):
         if getattr(config.engine, key) is not None and config.resources.ray_address is None:
             yield f"engine.{key}: has no effect on the one node that is started here; remove it, or name a cluster in resources.ray_address"
-        elif getattr(config.engine, key) is not None and config.learner.lora is not None and config.engine.adapters != "merged":
-            yield f'engine.{key}: has no effect where only adapters are sent, of [learner.lora]; remove it, or write adapters = "merged"'
-    if config.engine.adapters is not None and config.learner.lora is None:
-        yield "engine.adapters: has no effect without [learner.lora], which trains some; remove it"
 
 
 def _devices(config: RunConfig) -> Iterator[str]:

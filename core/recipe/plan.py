@@ -17,17 +17,18 @@ from typing import TYPE_CHECKING
 from burnish.recipe import machine
 from burnish.recipe.checks import SINGLE_TURN
 from burnish.recipe.components import check_components
+from burnish.recipe.learns import learns
 from burnish.recipe.measured import Rates, earlier_rates
 from burnish.recipe.pace import ENGINE_SHARE, EPISODE_SHARE, LEARNER_SHARE, Amount, Pace, estimated, on_two_cores
+from burnish.recipe.phase_run import PhaseRun
 from burnish.recipe.placement import machine_problems
-from burnish.recipe.resolve import RUNS, PhaseRun, ResolvedRun
+from burnish.recipe.resolve import RUNS, ResolvedRun
 from burnish.recipe.services import ServiceConfig
-from burnish.recipe.sizes import ModelFacts, adapter_parameters, memory_mb, model_facts
+from burnish.recipe.sizes import ModelFacts, memory_mb, model_facts
 from burnish.rollout.store.records import Mode
 from burnish.trainer.data.config import Making
 from burnish.trainer.data.examples import Say, check_prompts, load_renderer, silent
 from burnish.trainer.data.task_files import read_task_files
-from burnish.trainer.learner.config import LoRAConfig
 from burnish.trainer.models.finding import find_model
 from burnish.trainer.models.manifest import own_manifest
 from burnish.trainer.phases.common import PhaseWork, Playing
@@ -350,7 +351,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         "success": run.success,
         "services": "\n".join(plan.services) or "none",
         "runs on": "\n".join([where, *run.placement.lines()]),
-        **({"learns": _adapters_line(run.learner.lora, run.engine.adapters != "merged", model)} if run.learner.lora is not None else {}),
+        **({"learns": "\n".join(said)} if (said := learns(run, model)) else {}),
         "memory": _memory_line(plan),
         "goes to": plan.run_folder,
         **({"is left": f"after {plan.done.phase}-{plan.done.step}, the latest checkpoint: what follows"} if plan.done is not None else {}),
@@ -391,15 +392,6 @@ def _times_line(plan: Plan) -> str:
     if not about:
         about.append(f"not known, no run of this model in this environment is below {RUNS}/; the run says it after its first evaluation")
     return f"about: {'; '.join(about)}. {bound[0].upper()}{bound[1:]}"
-
-
-def _adapters_line(lora: LoRAConfig, alone: bool, model: ModelFacts) -> str:
-    count = adapter_parameters(model, lora)
-    return f"adapters of rank {lora.rank}, {count / 1e6:.1f} M parameters ({count / model.parameters:.1%} of the model's); " + (
-        f"engines get these {4 * count / 1e6:.1f} MB alone and merge them, checkpoints get the model with them merged into it"
-        if alone
-        else "engines and checkpoints get the model with the adapters merged into it"
-    )
 
 
 def _memory_line(plan: Plan) -> str:

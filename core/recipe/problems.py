@@ -15,7 +15,10 @@ from burnish.envs.pydantic_words import MOST_ERRORS, Location, first_error, kind
 from burnish.envs.registry import did_you_mean
 from burnish.recipe.overrides import Override, kind_of, position
 from burnish.rpc.urls import shown_value
+from burnish.trainer.learner.config import LoRAConfig
 
+NOT_FALSE = "literal[False]"
+"""What pydantic puts into the place of a table that might be `false` as well."""
 MAX_SHOWN = 200
 """Characters of a value that a problem repeats."""
 
@@ -88,10 +91,17 @@ def problem_lines(error: ValidationError, model: type[BaseModel], source: Recipe
         return [f"{source.file}: {first_error(error)}"]
     lines: list[str] = []
     for detail in error.errors(include_url=False):
-        where = tuple(part for part in detail["loc"] if part != "[key]")
+        if NOT_FALSE in detail["loc"]:
+            continue  # what is wrong with it as a table is said
+        where = _place(detail["loc"])
         dotted = ".".join(str(part) for part in _written(where, model))
         lines += [source.name(f"{dotted}: {message}" if dotted else message) for message in _explain(detail, where, model).split("\n")]
     return list(dict.fromkeys(lines))
+
+
+def _place(loc: Location) -> Location:
+    """Where something is wrong, without what pydantic adds: for a name that is wrong, and for one of the two that `lora` may be."""
+    return tuple(part for i, part in enumerate(loc) if part != "[key]" and (part, loc[i - 1]) != (LoRAConfig.__name__, "lora"))
 
 
 def _explain(detail: ErrorDetails, where: Location, model: type[BaseModel]) -> str:

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel
 
@@ -88,6 +88,8 @@ def _tables(model: type[BaseModel], name: str, heading: str) -> Iterator[Table]:
             keys.append(
                 RecipeKey(key, f"list of tables, each with a `kind`: {', '.join(map(str, kinds_of(field.annotation)))}", "`[]`", said[key])
             )
+        elif table is not None and Literal[False] in get_args(field.annotation):
+            keys.append(RecipeKey(key, "table or `false`", "–", said[key]))
         elif table is not None:
             inner.append(_inner(name, key, table, field.annotation))
         elif not (name == "learner.optimizer" and key in PHASE_OWNS):  # refused there: every phase has its own

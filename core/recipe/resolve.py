@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +18,7 @@ from burnish.recipe.checks import REMOTE_ENVIRONMENT, cross_problems
 from burnish.recipe.config import RunConfig
 from burnish.recipe.limits import LimitsConfig
 from burnish.recipe.load import config_data, config_from_record
+from burnish.recipe.phase_run import PhaseRun, phase_runs
 from burnish.recipe.placement import SHARE_FOR_VLLM, Placement, machine_problems, placement_of
 from burnish.recipe.platforms import Platform
 from burnish.recipe.services import ServiceConfig
@@ -30,11 +31,10 @@ from burnish.rollout.worker import BlendedEnvironment, WorkerSetup
 from burnish.rpc.address import with_addresses
 from burnish.trainer.data.config import SeedRange, TasksConfig
 from burnish.trainer.evaluation.config import EvaluationConfig, RetentionConfig
-from burnish.trainer.learner.config import CriticConfig, LearnerConfig, OptimizerConfig
+from burnish.trainer.learner.config import LearnerConfig
 from burnish.trainer.models.checkpoints import BestBy
-from burnish.trainer.phases.common import Phase, PhaseConfig, PhaseKind, phase_optimizer
+from burnish.trainer.phases.common import Phase, PhaseConfig
 from burnish.trainer.phases.rates import with_rate
-from burnish.trainer.phases.registry import KINDS
 from burnish.trainer.phases.rft import RFTPhaseConfig
 from burnish.trainer.watch.guards import GuardsConfig
 
@@ -72,42 +72,13 @@ class TaskSource:
 
 
 @dataclass(frozen=True, slots=True)
-class PhaseRun:
-    """One phase: its table, and what it shares of the optimizer with the others."""
-
-    table: PhaseConfig
-    shared: OptimizerConfig
-
-    @property
-    def optimizer(self) -> OptimizerConfig:
-        """With the phase's own rate and schedule. Raises ValueError while the rate follows from a model that is not here."""
-        return phase_optimizer(self.shared, self.table)
-
-    @property
-    def name(self) -> Phase:
-        return self.table.name
-
-    @property
-    def kind(self) -> PhaseKind:
-        return KINDS[self.table.kind]
-
-    @property
-    def critic(self) -> CriticConfig | None:
-        """The critic that the learner makes for it, if any."""
-        return self.table.critic if isinstance(self.table, RFTPhaseConfig) else None
-
-    def held_to(self, retention: RetentionConfig) -> RetentionConfig:
-        """What must be left of the run's skills after it: the limits of its own table, and the run's where it has none."""
-        return retention.with_limits(self.table.min_retention, self.table.max_lost)
-
-
-@dataclass(frozen=True, slots=True)
 class ResolvedRun:
     """A recipe with every default filled in, every part in the form that its owner takes, on a platform that is known.
 
     model: as the recipe names it; `find_model` gives the folder. rewards: every scorer of the rubric, the short form written out. success:
     the part of the reward that is reported as success. phases: those that run, in order. keep_checkpoints: how many stay, beside the last
-    of each phase. placement: who takes what of the cluster. record: the recipe as plain JSON data, what a run folder's `config.json` holds.
+    of each phase. learner: as the first phase has it. placement: who takes what of the cluster. record: the recipe as plain JSON
+    data, what a run folder's `config.json` holds.
 
     Example: `resolve(load_config("recipes/arithmetic.toml")).phase("rft").optimizer.lr`.
     """
@@ -141,6 +112,10 @@ class ResolvedRun:
         found = [phase for phase in self.phases if phase.name == name]
         assert found, f"phase {name} is not in this recipe"
         return found[0]
+
+    def beginning_with(self, name: Phase) -> ResolvedRun:
+        """The same with a learner that has the adapters of this phase, and not of the first."""
+        return replace(self, learner=self.learner.model_copy(update={"lora": self.phase(name).lora}))
 
     @property
     def reinforced(self) -> tuple[RFTPhaseConfig, ...]:
@@ -222,6 +197,7 @@ def resolve(config: RunConfig, *, planning: bool = False) -> ResolvedRun:
     problems = [*cross_problems(config), *(() if planning else machine_problems(placement, here))]
     if problems:
         raise ValueError(few_lines(problems))
+    phases = phase_runs(config)
     return ResolvedRun(
         name=config.name,
         model=config.model,
@@ -233,13 +209,13 @@ def resolve(config: RunConfig, *, planning: bool = False) -> ResolvedRun:
         success=config.success,
         services=config.services,
         tasks=TaskSource(config.train_seeds, config.tasks),
-        phases=tuple(PhaseRun(table, config.learner.optimizer) for table in config.tables),
+        phases=phases,
         evaluation=config.evaluation,
         retention=config.retention,
         guards=config.guards,
         rollout=config.rollout,
         engine=_engine(config.engine, placement),
-        learner=config.learner,
+        learner=config.learner.model_copy(update={"lora": phases[0].lora}),
         limits=config.limits,
         episodes=config.episodes,
         tracking=config.tracking,
@@ -268,7 +244,7 @@ def _with_rate(config: RunConfig) -> RunConfig:
 
     def rated(table: P) -> P:
         without = isinstance(table, RFTPhaseConfig) and table.lr is None
-        return with_rate(table, folder, config.learner.lora) if without else table  # type: ignore[return-value, arg-type]
+        return with_rate(table, folder, table.adapters(config.learner.lora)) if without else table  # type: ignore[return-value, arg-type]
 
     phases = tuple(map(rated, config.phases))
     return config.model_copy(update={"rft": None if config.rft is None else rated(config.rft), "phases": phases})

@@ -1,9 +1,9 @@
 """How large a model is, and how much memory each role of a run is expected to need for it.
 
-The memory of a role is the sum of, in bytes:
+The memory of a role is the sum of the following, in bytes; of the learner, that of the phase that needs most.
 
 - learner: `parameters x 16` (float32 weights, gradient and the two moments of AdamW); `x 4` more for the frozen reference that
-  `kl_coef > 0` keeps, and dpo; with adapters (`[learner.lora]`) all of this of the adapters, `rank x (inputs + outputs)` of each layer
+  `kl_coef > 0` keeps, and dpo; with adapters (`lora`) all of this of the adapters, `rank x (inputs + outputs)` of each layer
   that has one, and `parameters x 4` for the base; a critic (`[rft.critic]`) is a whole model, `x 16` again. With several learners, each
   has its slice of all that, and `x 8` (weights and gradient) of one decoder layer and two vocabulary matrices (embedding and output layer)
   while they compute. With bfloat16 products `x 2` more for the copy of the weights that autocast makes; activations of
@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from burnish.recipe.phase_run import PhaseRun
 from burnish.recipe.resolve import ResolvedRun
 from burnish.rollout.engine.config import CPU_KV_CACHE_MB, EngineConfig
 from burnish.trainer.learner.config import LearnerConfig, LoRAConfig
@@ -114,6 +115,11 @@ def learner_bytes(model: ModelFacts, learner: LearnerConfig, reference: bool, le
     return held + cast + learner.microbatch_tokens * activation_bytes(model, learner) + logits
 
 
+def _phase_bytes(model: ModelFacts, run: ResolvedRun, phase: PhaseRun, learners: int) -> int:
+    learner = run.beginning_with(phase.name).learner
+    return learner_bytes(model, learner, phase.keeps_reference, learners, phase.critic is not None)
+
+
 def engine_bytes(model: ModelFacts, engine: EngineConfig) -> int:
     """Weights and KV cache of one engine, on one GPU where there are several."""
     bytes_per_number = BYTES[engine.resolved_dtype]
@@ -128,9 +134,8 @@ def engine_bytes(model: ModelFacts, engine: EngineConfig) -> int:
 def memory_mb(model: ModelFacts, run: ResolvedRun) -> dict[str, int]:
     """Expected memory by role, in MB: of this machine on CPUs; on GPUs of each GPU of the role."""
     placement = run.placement
-    reference = any(table.objective.kl_coef > 0 for table in run.reinforced) or any(phase.table.kind == "dpo" for phase in run.phases)
-    critic, learners = any(table.critic is not None for table in run.reinforced), placement.learners
-    learner = round(learner_bytes(model, run.learner, reference, learners, critic) / 1e6)
+    learners = placement.learners
+    learner = round(max(_phase_bytes(model, run, phase, learners) for phase in run.phases) / 1e6)
     whose = "learner" if learners == 1 else f"{learners} learners"
     count, each = placement.engines, round(engine_bytes(model, run.engine) / 1e6)
     name = f"{count} engine{'s' if count > 1 else ''}"

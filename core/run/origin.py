@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from burnish.recipe.resolve import PhaseRun
+from burnish.recipe.phase_run import PhaseRun
 from burnish.run.under_way import Run
-from burnish.trainer.models.checkpoints import list_checkpoints
 from burnish.trainer.models.folder import Origin, manifest_of
 from burnish.trainer.models.manifest import DataUse, Training, json_sha256
 from burnish.trainer.phases.rft import RFTPhaseConfig
@@ -14,8 +13,7 @@ from burnish.trainer.phases.rft import RFTPhaseConfig
 
 def origin_of(run: Run, phase: PhaseRun, step: int, metrics: Mapping[str, float]) -> Origin:
     """What the manifest of a checkpoint says: it was made by this phase, from the last checkpoint of the phase before, or from the base."""
-    earlier = [one for one in list_checkpoints(run.folder.path) if one.final and one.phase != phase.name]
-    parent = manifest_of(earlier[-1].model(run.folder.path) if earlier else run.session.base)
+    parent = manifest_of(run.begun_from(phase.name))
     data = run.data[phase.name].uses if phase.name in run.data else ()
     if isinstance(phase.table, RFTPhaseConfig):
         data = (*_tasks_used(run), *data)

@@ -20,8 +20,9 @@ from burnish.envs.failures import Failure
 from burnish.envs.types import Episode, EpisodeGroup
 from burnish.inspector.pages.links import Served
 from burnish.inspector.runs import read_metrics
+from burnish.recipe.phase_run import PhaseRun
 from burnish.recipe.plan import Plan
-from burnish.recipe.resolve import PhaseRun, ResolvedRun
+from burnish.recipe.resolve import ResolvedRun
 from burnish.recipe.tracking import TrackedRun
 from burnish.rollout.store.episodes import EpisodeStore
 from burnish.rollout.store.ledger import Ledger
@@ -208,6 +209,7 @@ def _begin(run: Run, phase: PhaseRun, first: int) -> None:
     if isinstance(phase.table, RFTPhaseConfig):
         session.loop.take(phase.table, demonstrations_of(phase.table, run.data.get(phase.name)), run.recipe.evaluation.every)
     if first == 0:
+        run.rebase(phase.name)
         session.learner.begin_phase(phase.optimizer, phase.critic)
         session.loop.begin_phase()
 

@@ -83,6 +83,7 @@ def probe(recipe: ResolvedRun, run_dir: Path | None, episodes: int, console: Con
     if table is None:
         raise ValueError(f"recipe {recipe.name!r} has no [rft]: a probe says what reinforcement would find; add the table")
     plan, started = make_plan(recipe, need_weights=True), time.monotonic()
+    recipe = recipe.beginning_with(table.name)
     with _folder_unless_interrupted(recipe, run_dir) as folder:
         with ExitStack() as stack:
             addresses = stack.enter_context(parts_of(recipe, folder.path / "logs"))

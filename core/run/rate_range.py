@@ -47,6 +47,6 @@ def find_rate(recipe: ResolvedRun, table: SupervisedConfig, tried: Sequence[floa
     with tempfile.TemporaryDirectory(prefix="burnish-find-rate-") as scratch:
         data = lay_out_examples(longer, making_of(recipe, longer, seeds), Path(scratch) / "data", say)
         with no_progress_bars():
-            learner = Learner(model, recipe.learner, seed=recipe.seed)
+            learner = Learner(model, recipe.beginning_with(table.name).learner, seed=recipe.seed)
         learner.begin_phase(ranged(recipe.learner.optimizer, table, tried[-1]))
         yield from range_test(learner, table, data, tried)

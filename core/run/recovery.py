@@ -117,6 +117,7 @@ def resume(run: Run, done: CheckpointRecord | None) -> None:
         if position.get("tasks") != run.tasks_digest:
             raise ValueError(f"{folder.path} cannot resume: the files of [tasks] are not what they were when it was trained; restore them")
         _check_base(run, done)
+        run.rebase(done.phase)
         session.learner.restore_from_path(state / "learner")
         session.loop.progress = _with_other_tasks(PolicyProgress.from_row(position), folder)
         run.remembered = position.get("guards")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from burnish.rollout.store.records import EvaluationResult, Mode
 from burnish.run.folder import RunFolder
 from burnish.session import Session
 from burnish.trainer.data.examples import silent
+from burnish.trainer.models.checkpoints import list_checkpoints
 from burnish.trainer.phases.common import Phase, PhaseData
 from burnish.trainer.watch.guards import Watch
 
@@ -53,6 +55,24 @@ class Run:
     def tasks_digest(self) -> str | None:
         """Of the files that tasks come from, None without such files."""
         return self.session.files.digest if self.session.files else None
+
+    def begun_from(self, phase: Phase) -> Path:
+        """The model that a phase begins from: the last checkpoint of the phase before, or the base."""
+        order = [one.name for one in self.recipe.phases]
+        before = order[: order.index(phase)]
+        earlier = [one for one in list_checkpoints(self.folder.path) if one.final and one.phase in before]
+        return earlier[-1].model(self.folder.path) if earlier else self.session.base
+
+    def rebase(self, phase: Phase) -> None:
+        """Let the learner have the adapters of a phase, or none, over the model that they are of: what the phase, or the last one before it
+        that did not go on with the same adapters, began from."""
+        phases = self.recipe.phases
+        if not any(one.merges for one in phases):
+            return
+        number = [one.name for one in phases].index(phase)
+        merged = [one.name for one in phases[: number + 1] if one.merges]
+        base = self.begun_from(merged[-1]) if merged else self.session.base
+        self.session.learner.rebase(base.resolve(), phases[number].lora)
 
 
 Results = Mapping[tuple[str, Mode], EvaluationResult]

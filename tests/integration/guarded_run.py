@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.integration import scripted_run
 
-from burnish.recipe.resolve import PhaseRun
+from burnish.recipe.phase_run import PhaseRun
 from burnish.run import pipeline
 from burnish.run.under_way import Run
 from burnish.trainer.learner.group import LearnerLost

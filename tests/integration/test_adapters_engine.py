@@ -22,6 +22,7 @@ from burnish.rollout.worker import WorkerSetup
 from burnish.rpc.local_ray import start_local_ray
 from burnish.trainer.batch import plain_batch
 from burnish.trainer.learner.config import LearnerConfig, LoRAConfig
+from burnish.trainer.models.folder import Origin, write_model_folder
 from burnish.trainer.phases.rft import RFTPhaseConfig
 from burnish.trainer.rllib import RFTConfig
 
@@ -66,7 +67,9 @@ def learners(algo: Any) -> Any:
     return algo.learner_group.score(batch).logprobs[batch.mask]
 
 
-def test_an_engine_that_gets_adapters_alone_computes_what_one_does_that_gets_the_whole_model(algo: Any) -> None:
+def test_an_engine_that_gets_adapters_alone_computes_what_one_does_that_gets_the_whole_model(
+    algo: Any, tiny_model: Path, tmp_path: Path
+) -> None:
     before = scored(algo)
     for _ in range(3):
         algo.train()
@@ -86,3 +89,13 @@ def test_an_engine_that_gets_adapters_alone_computes_what_one_does_that_gets_the
     check_parity("alone", version, merged, alone, versions)
     for what in (alone, merged):
         check_parity("rollout-1", version, learners(algo), what, versions)
+
+    base = tmp_path / "merged"  # as the last checkpoint of a phase is
+    write_model_folder(algo.learner_group.weights(), tiny_model, base, Origin(name="merged", stage="rft", source="here"))
+    algo.learner_group.send_as(Form("float32", adapters=True))
+    algo.learner_group.rebase(base, LoRAConfig(rank=2, alpha=4, targets=("q_proj",)))
+    assert np.abs(learners(algo) - merged).max() < 1e-3
+    algo.train()
+    assert algo.last_metrics["sync_megabytes"] > 10 * BYTES / 1e6, "engines do not have that model, and get it whole"
+    assert algo.last_metrics["learner/parity_mean"] < PARITY_BOUNDS["float32"].mean
+    check_parity("rollout-1", version + 1, learners(algo), scored(algo), versions + 1)

@@ -1,4 +1,5 @@
-"""kill -9 of the driver within each of the kinds of phase, twice in a row, then `--resume`: the run comes out that was not killed."""
+"""kill -9 of the driver within each of the kinds of phase, twice in a row, then `--resume`: the run comes out that was not killed. Two of
+the phases train adapters of their own, which the next begins from the merged weights of."""
 
 from __future__ import annotations
 
@@ -32,6 +33,7 @@ steps = 4
 batch = 2
 checkpoint_every = 2
 data = "{mixed}"
+lora = {{ rank = 2, alpha = 8 }}
 
 [[phases]]
 kind = "dpo"
@@ -48,6 +50,7 @@ steps = 2
 groups_per_step = 2
 group_size = 3
 lr = 1e-3
+lora = {{ rank = 4, alpha = 8, targets = ["q_proj", "down_proj"] }}
 
 [[phases]]
 kind = "sft"

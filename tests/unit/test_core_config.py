@@ -300,6 +300,15 @@ def test_a_wrong_field_is_named_with_what_to_do(recipe: Callable[[str], Path], a
             "engine.weight_deltas: has no effect on the one node that is started here; remove it, or name a cluster in "
             "resources.ray_address",
         ),
+        (["rft.lora=false"], "rft.lora: false has no effect without [learner.lora], whose adapters it would leave out; remove it"),
+        (
+            ["rft.lora.rank=2", "learner.lora.rank=4"],
+            "learner.lora: has no effect where every phase says in its own table what it trains; remove it",
+        ),
+        (
+            ["sft.generate=m:f", "sft.steps=1", "rft.lora.rank=2", "engine.adapters=alone"],
+            "engine.adapters: has no effect where the first phase trains all weights: engines get merged ones from then on; remove it",
+        ),
         (["engine.adapters=alone"], "engine.adapters: has no effect without [learner.lora], which trains some; remove it"),
         (
             ["engine.weight_deltas=true", "learner.lora.rank=4", "resources.ray_address=auto"],

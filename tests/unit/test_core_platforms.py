@@ -363,6 +363,22 @@ def test_adapters_are_all_that_is_trained(seven_b: Path, machine: Callable[..., 
     assert line + "engines and checkpoints get the model with the adapters merged into it" in shown(make_plan(whole))
 
 
+def test_the_phase_that_needs_most_decides_and_each_says_what_it_trains(
+    seven_b: Path, machine: Callable[..., None], tmp_path: Path
+) -> None:
+    (tmp_path / "talks.jsonl").write_text(
+        json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})
+    )
+    sft = {"kind": "sft", "steps": 1, "data": str(tmp_path / "talks.jsonl"), "lora": {"rank": 8, "targets": ["q_proj", "down_proj"]}}
+    where = {"resources": {"ray_address": "auto"}, "engine": {"max_context": 2048}}
+    run = recipe(model=str(seven_b), phases=[sft, {"kind": "rft", "lr": 1e-6}], **where)
+    plan = make_plan(run)
+    assert plan.memory_mb["learner's GPU"] == make_plan(recipe(model=str(seven_b), rft={"lr": 1e-6}, **where)).memory_mb["learner's GPU"]
+    text = " ".join(shown(plan).split())
+    assert "sft: adapters of rank 8, 6.0 M parameters (0.1% of the model's); engines get these 23.9 MB alone" in text
+    assert "rft: over what sft ends with, all weights" in text
+
+
 # What cannot work
 
 

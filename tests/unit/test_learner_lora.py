@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from burnish.trainer.batch import TokenBatch, plain_batch
 from burnish.trainer.learner.config import LearnerConfig, LoRAConfig, OptimizerConfig
 from burnish.trainer.learner.learner import Learner
+from burnish.trainer.models.folder import Origin, write_model_folder
 from burnish.trainer.objectives.objective import CROSS_ENTROPY, Objective
 
 pytestmark = pytest.mark.unit
@@ -112,6 +113,50 @@ def test_training_goes_on_from_a_state_bit_by_bit(folder: Path, batch: TokenBatc
         learner.step()
     for name, array in through.weights().items():
         np.testing.assert_array_equal(resumed.weights()[name], array)
+
+
+def saved_as_model(learner: Learner, folder: Path, out: Path) -> Path:
+    write_model_folder(learner.weights(), folder, out, Origin(name="after", stage="sft", source="after"))
+    return out
+
+
+@pytest.mark.parametrize("lora", [None, LORA, LoRAConfig(rank=2, alpha=2)], ids=["whole", "the same again", "others"])
+def test_a_learner_begins_anew_from_what_its_adapters_were_merged_into(
+    folder: Path, batch: TokenBatch, tmp_path: Path, lora: LoRAConfig | None
+) -> None:
+    """It computes the same, to the bit; the reference of the next phase is that; and its state belongs to that model, not to the first."""
+    learner = trained(folder, batch)
+    before, version = learner.weights(), learner.version
+    base = saved_as_model(learner, folder, tmp_path / "merged")
+    learner.rebase(base, lora)
+    learner.begin_phase(OptimizerConfig(lr=1e-2))
+    assert (learner.base, learner.config.lora, learner.version, learner.phase_step) == (base, lora, version, 0)
+    assert all(np.array_equal(array, before[name]) for name, array in learner.weights().items())
+    at_first = learner.score(batch).logprobs
+    for _ in range(2):
+        learner.forward_backward(batch, Objective("cross_entropy", kl_coef=0.1))
+        learner.step()
+    np.testing.assert_allclose(learner.score(batch, reference=True).logprobs, at_first, atol=1e-6)
+    after = learner.weights()
+    for name in before if lora is not None else ():
+        assert np.linalg.matrix_rank(after[name] - before[name], tol=1e-5) <= lora.rank if before[name].ndim > 1 else True
+    learner.save(tmp_path / "state")
+    resumed = make_learner(folder)
+    resumed.rebase(base, lora)
+    resumed.restore(tmp_path / "state")
+    for one in (learner, resumed):
+        one.forward_backward(batch, CROSS_ENTROPY)
+        one.step()
+    assert all(np.array_equal(array, resumed.weights()[name]) for name, array in learner.weights().items())
+    with pytest.raises(ValueError, match=r"was saved with learner\.lora|holds adapters of another model"):
+        make_learner(folder).restore(tmp_path / "state")
+
+
+def test_a_learner_that_began_so_is_left_as_it_is(folder: Path, batch: TokenBatch) -> None:
+    learner = trained(folder, batch)
+    before, optimizer = learner.weights(), learner.optimizer
+    learner.rebase(folder, LORA)
+    assert learner.optimizer is optimizer and all(np.array_equal(array, before[name]) for name, array in learner.weights().items())
 
 
 @pytest.mark.parametrize("lora", [None, LoRAConfig(rank=3, alpha=24, targets=LORA.targets)], ids=["none", "another"])

@@ -30,13 +30,15 @@ from burnish.trainer.data.config import Making
 from burnish.trainer.data.forms import Preference
 from burnish.trainer.data.pairs import PairData, lay_out, pair_examples
 from burnish.trainer.data.supervised import SupervisedExample
-from burnish.trainer.learner.config import LearnerConfig, OptimizerConfig
+from burnish.trainer.learner.config import LearnerConfig, LoRAConfig, OptimizerConfig
 from burnish.trainer.learner.learner import Learner
+from burnish.trainer.models.folder import Origin, write_model_folder
 from burnish.trainer.models.importing import ModelSize, new_model
 from burnish.trainer.objectives.losses import LossInputs, dpo
 from burnish.trainer.objectives.measures import Measured
 from burnish.trainer.objectives.objective import CROSS_ENTROPY, Objective
 from burnish.trainer.phases.common import PhaseStep, Playing, Spent, phase_optimizer
+from burnish.trainer.phases.cpt import CPTConfig
 from burnish.trainer.phases.dpo import DPO, DPOConfig, dpo_step, dpo_steps, pair_batch
 from burnish.trainer.phases.examples import lay_out_examples
 from burnish.trainer.phases.midtrain import MidtrainConfig
@@ -144,6 +146,55 @@ def test_a_phase_of_any_name_has_seeds_of_its_own() -> None:
     assert phase_seed(seeds, "sft.order") == seeds["sft.order"]
     assert len({phase_seed(seeds, f"{name}.order") for name in ("sft", "again", "more")}) == 3
     assert phase_seed(seeds, "again.order") == phase_seed(derive_seeds(3), "again.order")
+
+
+def test_a_phase_trains_adapters_of_its_own_or_all_weights() -> None:
+    """Those of the learner's table go on from phase to phase; one with a word of its own begins from merged weights, and so does what
+    follows it."""
+    own = {"rank": 2, "alpha": 8}
+    lists = [
+        {"kind": "cpt", "steps": 1, "generate": "m:f"},
+        {"kind": "midtrain", "steps": 1, "generate": "m:f"},
+        {"kind": "sft", **GENERATED, "lora": False},
+        {"kind": "sft", "name": "again", **GENERATED, "lora": False},
+        {"kind": "rft", "lora": own},
+        {"kind": "rft", "name": "more"},
+    ]
+    config = config_from_data({**listed(*lists), "learner": {"lora": {"rank": 4}}})
+    run = resolve(config_from_data(without_defaults(config_data(config), type(config))))
+    ranks = [(phase.lora.rank if phase.lora else None, phase.merges) for phase in run.phases]
+    assert ranks == [(4, False), (4, False), (None, True), (None, False), (2, True), (4, True)]
+    assert run.learner.lora == LoRAConfig(rank=4) and run.beginning_with("rft").learner.lora == LoRAConfig(**own)
+
+
+def adapted(kind: str, model: Path, folder: Path) -> Iterator[PhaseStep]:
+    """Six steps of a phase of supervision or of pairs, each phase from what the one before has left in `folder`."""
+    talks = [talk(f"what is {i}?", "it is four") for i in range(3)]
+    found = {
+        "cpt": (CPTConfig, [{"text": f"two plus two is {i}"} for i in range(3)]),
+        "midtrain": (MidtrainConfig, [{"text": "two plus two"}, *talks]),
+        "sft": (SFTConfig, talks),
+        "dpo": (DPOConfig, [{"prompt": f"what is {i}?", "chosen": "it is four", "rejected": "two, I believe"} for i in range(3)]),
+    }
+    config, values = found[kind]
+    table: Any = config(steps=6, batch=3, lr=1e-2, schedule="constant", data=rows(folder / f"{kind}.jsonl", *values))
+    data = KINDS[table.kind].lay_out(table, Making(model, 128, {}, order=5), folder / kind, lambda text: None)
+    learner = Learner(model, LearnerConfig(threads=1, lora=LoRAConfig(rank=2, alpha=4), optimizer=OptimizerConfig(lr=1e-2)), seed=0)
+    yield from KINDS[table.kind].steps(on(learner), table, data)
+    write_model_folder(learner.weights(), model, folder / f"after-{kind}", Origin(name=kind, stage="sft", source=kind))
+
+
+def test_adapters_learn_in_every_kind_of_phase_and_the_next_begins_from_what_they_were_merged_into(model: Path, tmp_path: Path) -> None:
+    """The loss falls; the linear layers of the decoder moved by a matrix of rank 2, and nothing else did."""
+    begun = model
+    for kind in ("cpt", "midtrain", "sft", "dpo"):
+        losses = [step.metrics["loss"] for step in adapted(kind, begun, tmp_path)]
+        assert len(losses) == 6 and losses[-1] < losses[0], kind
+        before, after = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (begun, tmp_path / f"after-{kind}"))
+        moved = {name: torch.linalg.matrix_rank(after[name] - before[name], atol=1e-5) for name in before if "_proj" in name}
+        assert 0 < max(moved.values()) <= 2 and len(moved) == 7, kind
+        assert all(torch.equal(after[name], before[name]) for name in before.keys() - moved.keys()), kind
+        begun = tmp_path / f"after-{kind}"
 
 
 def test_every_kind_is_in_one_place() -> None:

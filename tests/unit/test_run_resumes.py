@@ -72,7 +72,7 @@ def run_of(path: Path, steps: int, store: EpisodeStore, evaluate: Callable[[Mode
     """A run of one phase whose session evaluates as it is told."""
     path.joinpath("transcripts").mkdir(exist_ok=True)
     recipe = SimpleNamespace(
-        phases=[SimpleNamespace(name="rft", table=SimpleNamespace(steps=steps))],
+        phases=[SimpleNamespace(name="rft", table=SimpleNamespace(steps=steps), merges=False)],
         evaluation=EvaluationConfig(), keep_checkpoints=3, best_by={}, retention=None, seed=0, limits=LimitsConfig(), guards=GuardsConfig(),
     )  # fmt: skip
     session: Any = SimpleNamespace(

@@ -28,7 +28,7 @@ from ..batch import TokenBatch
 from ..nodes import lost_node
 from ..objectives.measures import Measured
 from ..objectives.objective import Objective
-from .config import NOT_HERE, NOT_TRUSTED, CriticConfig, LearnerConfig, OptimizerConfig
+from .config import NOT_HERE, NOT_TRUSTED, CriticConfig, LearnerConfig, LoRAConfig, OptimizerConfig
 from .shares import check_trainable, merged, shares
 
 if TYPE_CHECKING:
@@ -110,6 +110,9 @@ class LearnerActor:
     def node(self) -> str:
         return str(ray.get_runtime_context().get_node_id())
 
+    def rebase(self, model: str, lora: LoRAConfig | None) -> None:
+        self._learner.rebase(Path(model), lora)
+
     def begin_phase(self, optimizer: OptimizerConfig, critic: CriticConfig | None) -> None:
         self._learner.begin_phase(optimizer, critic)
 
@@ -188,7 +191,8 @@ class LearnerGroup:
         self._timeout_s, self._follow_s = limits.call_s, limits.follow_s
         self._lost = ""  # why, once a learner is
         self._nodes = list[str]()  # by rank
-        self._sender = Sender(Form())
+        self._model, self._wanted = model, Form()
+        self._sender = Sender(self._wanted)
         self._frozen: Frozen | None = None
         self._group = limits.room or learner_room(learners, num_gpus, limits.place_s, limits.node)
         threads = {"OMP_NUM_THREADS": str(config.threads)}
@@ -219,7 +223,13 @@ class LearnerGroup:
 
     def send_as(self, form: Form) -> None:
         """In which form engines get the weights from now on; at first, in float32."""
-        self._sender, self._frozen = Sender(form), None
+        self._sender, self._wanted, self._frozen = Sender(form), form, None
+
+    def rebase(self, model: Path, lora: LoRAConfig | None) -> None:
+        """See `Learner.rebase`. Engines get adapters alone only over the model that these learners were started with, which is theirs."""
+        self._all("rebase", str(model), lora)
+        alone = self._wanted.adapters and lora is not None and model == self._model
+        self._sender.form, self._frozen = replace(self._wanted, adapters=alone), None
 
     def begin_phase(self, optimizer: OptimizerConfig, critic: CriticConfig | None = None) -> None:
         """See `Learner.begin_phase`."""

@@ -66,6 +66,16 @@ class Learner:
         self.version, self._memory = 0, Memory()
         self.begin_phase(config.optimizer)
 
+    def rebase(self, model_path: Path, lora: LoRAConfig | None) -> None:
+        """Begin anew from another model of the same shape, with these adapters or with none; the version and random numbers go on.
+        `begin_phase` or `restore` follows. A learner that began so already is left as it is."""
+        if (model_path, lora) == (self.base, self.config.lora):
+            return
+        del self.policy, self.optimizer, self.critic, self.reference  # their memory is what the other model takes
+        self.config, self.base = self.config.model_copy(update={"lora": lora}), model_path
+        self.policy = load_policy_model(model_path, self.config, self.ranks)
+        self.begin_phase(self.optimizer_config)
+
     def begin_phase(self, optimizer: OptimizerConfig, critic: CriticConfig | None = None) -> None:
         """Start a phase: fresh optimizer state, learning-rate schedule from its beginning, no reference policy yet, and a new critic where
         one is asked for."""

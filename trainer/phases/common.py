@@ -17,7 +17,7 @@ from ...envs.types import Episode, Int32
 from ...rollout.store.moments import PerEpisode
 from ..batch import TokenBatch
 from ..data.config import Making, RowsKind, SupervisedRows
-from ..learner.config import OptimizerConfig
+from ..learner.config import LoRAConfig, OptimizerConfig
 from ..loop import MAX_SKIPPED, PolicyLoop, Step
 from ..models.checkpoints import BestBy
 from ..models.manifest import DataUse, Stage
@@ -48,8 +48,9 @@ class PhaseConfig(BaseModel):
     learning rate. warmup_steps: steps over which the rate rises to the peak; left out, a twentieth of them, 100 at most, where it falls
     again, and none where it is constant. schedule: "constant", or "cosine" down to zero at the last step. checkpoint_every: steps between
     checkpoints, beside the one after the last. max_minutes: of training, after which the phase ends with a checkpoint. max_tokens: that
-    are trained, after which it ends with a checkpoint. min_retention, max_lost: of the skills of `[retention]`, what the phase is held to
-    in place of the limits that stand there; left out, it is held to those.
+    are trained, after which it ends with a checkpoint. lora: adapters of its own, a table with the keys of `[learner.lora]`, or `false` for
+    all weights where that table has some; left out, what `[learner]` says (docs/learners.md). min_retention, max_lost: of the skills of
+    `[retention]`, what the phase is held to in place of the limits that stand there; left out, it is held to those.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -63,6 +64,7 @@ class PhaseConfig(BaseModel):
     checkpoint_every: int = Field(default=200, ge=1)
     max_minutes: float | None = Field(default=None, gt=0)
     max_tokens: int | None = Field(default=None, ge=1)
+    lora: LoRAConfig | Literal[False] | None = None
     min_retention: float | None = Field(default=None, ge=0, le=1)
     max_lost: float | None = Field(default=None, ge=0, le=1)
 
@@ -83,6 +85,10 @@ class PhaseConfig(BaseModel):
         if self.warmup_steps is not None:
             return self.warmup_steps
         return 0 if self.schedule == "constant" else min(REWARM_STEPS, math.ceil(self.steps / REWARM), self.steps - 1)
+
+    def adapters(self, shared: LoRAConfig | None) -> LoRAConfig | None:
+        """The adapters that it trains, None for all weights. shared: those of the learner's table."""
+        return shared if self.lora is None else self.lora or None
 
     @property
     def updates(self) -> int:
