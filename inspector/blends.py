@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ PLAIN = ("cpt", "midtrain", "sft", "dpo", "rft")
 """Tables of a recipe without `[[phases]]`, in the order they run."""
 
 EXAMPLES = ("blend.json", "asked", "rows", "samples")
+TOKENS = "blend_tokens/"
 PAIRS = ("pairs.json", "share", "pairs", "pairs")
 """What says what was laid out: the file, its keys of a source's share and of its rows, and what the shares are of."""
 
@@ -68,7 +69,7 @@ def _laid_out(run: RecordedRun, phase: str, kind: str) -> Iterator[BlendRow]:
     if not isinstance(sources, list) or len(sources) < 2:
         return
     series = series_of(run.metrics, phase)
-    taught = {name: sum(value for _, value in points) for name, points in series.items() if name.startswith("blend_tokens/")}
+    taught = {} if beside else _tokens(series)
     whole = sum(taught.values())
     for source in sources:
         try:
@@ -77,9 +78,15 @@ def _laid_out(run: RecordedRun, phase: str, kind: str) -> Iterator[BlendRow]:
         except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
             raise ValueError(f"{run.path / file}: a source of a blend cannot be read: {error}") from error
         points = series.get(f"{'replay_' if beside else ''}blend/{name}", [])
-        tokens = taught[f"blend_tokens/{name}"] / whole if whole and f"blend_tokens/{name}" in taught else None
+        tokens = taught[name] / whole if whole and name in taught else None
         shown = f"{phase} replay" if beside else phase
         yield BlendRow(shown, name, str(record.get("by", by)), asked, points[-1][1] if points else None, tokens, rows, left_out)
+
+
+def _tokens(series: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, float]:
+    """The tokens of each source that a phase trained, by the source's name."""
+    named = {name: points for name, points in series.items() if name.startswith(TOKENS)}
+    return {name.removeprefix(TOKENS): sum(value for _, value in points) for name, points in named.items()}
 
 
 def _count(value: Any) -> int:
@@ -108,5 +115,8 @@ def _environments(run: RecordedRun, phase: str, table: Mapping[str, Any]) -> Ite
         had[name] = sum(value * sampled.get(step, 0.0) for step, value in series.get(f"blend/{name}", [])) / groups
     if groups:  # what the others left: a run may have recorded no share of its own where nothing else was sampled
         had["own"] = max(0.0, 1 - sum(had.values()))
+    taught = _tokens(series)
+    whole = sum(taught.values())
     for name, share in {"own": 1 - sum(asked.values()), **asked}.items():
-        yield BlendRow(phase, name, "tasks", share, had.get(name), None)
+        tokens = taught[name] / whole if whole and name in taught else None
+        yield BlendRow(phase, name, "tasks", share, had.get(name), tokens)

@@ -34,6 +34,10 @@ class ExampleStream(Protocol):
         """The share of the first samples that each source had; empty where there is one source."""
         ...
 
+    def taught(self, samples: int) -> dict[str, int]:
+        """Tokens that each source teaches in the first samples."""
+        ...
+
     def blend_lines(self, phase: str, samples: int) -> Iterator[str]: ...
 
 

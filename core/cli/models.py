@@ -26,7 +26,7 @@ from burnish.trainer.models.finding import (
 )
 from burnish.trainer.models.folder import check_model_folder
 from burnish.trainer.models.importing import import_model, new_model
-from burnish.trainer.models.manifest import STAGES, Manifest, own_manifest, read_manifest, verify_digests
+from burnish.trainer.models.manifest import STAGES, DataUse, Manifest, own_manifest, read_manifest, verify_digests
 
 SHOWN_TENSORS = 10
 """Of two models, the tensors that differ most."""
@@ -184,12 +184,13 @@ def show_named(model: str, models_dir: Path) -> Found:
     folder = find_model(model, models_dir, need_weights=False)
     manifest = read_manifest(folder)
     facts = [("folder", str(folder)), ("digest", f"{DIGEST}{manifest.digest}"), ("tokenizer", f"{DIGEST}{manifest.tokenizer_sha256}")]
-    said = manifest.model_dump(mode="json", exclude={"files", "lineage", "parents", "training", "metrics", "format"})
+    said = manifest.model_dump(mode="json", exclude={"files", "lineage", "parents", "training", "metrics", "measured", "format"})
     facts += [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in said.items()]
     if (training := manifest.training) is not None:
         facts.append(("trained by", f"{training.run}, step {training.step} of {training.phase} ({training.kind})"))
         facts.append(("recipe", f"{DIGEST}{training.recipe_sha256}"))
-        facts += [("data", f"{use.source}, {_count(use.examples)}{DIGEST}{use.sha256 or 'none'}") for use in training.data]
+        facts += [("data", f"{use.source}, {_count(use.examples)}{DIGEST}{use.sha256 or 'none'}{_beside(use)}") for use in training.data]
+    facts += [("measured", f"{one.what}, {one.how}: {one.told}") for one in manifest.measured]
     facts += [(f"metric {name}", f"{value:.6g}") for name, value in sorted(manifest.metrics.items())]
     facts += [(f"file {name}", f"{DIGEST}{digest}") for name, digest in sorted(manifest.files.items())]
     whole = {"folder": str(folder), "digest": manifest.digest, "tokenizer_sha256": manifest.tokenizer_sha256}
@@ -213,6 +214,10 @@ def lineage_named(model: str, models_dir: Path) -> Found:
             left += [(known[parent], depth + 1) for parent in reversed(one.parents)]
     data = [one.model_dump(mode="json") for one in (manifest.as_ancestor, *reversed(manifest.lineage))]
     return Found([printable(line).replace("\n", "\\n") for line in lines], data)
+
+
+def _beside(use: DataUse) -> str:
+    return f", {use.told}" if use.told else ""
 
 
 def _count(examples: int | None) -> str:

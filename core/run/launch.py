@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from burnish.recipe.load import load_config
 from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.run.folder import RunFolder, create_run, open_run
+from burnish.run.measured import tell_last
 from burnish.run.resume import behind, changes, is_finished
 from burnish.trainer.models.checkpoints import latest
 
@@ -55,6 +56,8 @@ def launch(
     if resume and run_dir is not None:
         changes(run_dir, run)  # before the plan: a run that cannot resume says so at once
         if is_finished(open_run(run_dir), run):
+            if not dry_run:
+                tell_last(open_run(run_dir))
             return _say_finished(open_run(run_dir), run, dry_run, tell)
         done = behind(run_dir, run)
     console = new_console() if tell is None else Console(stderr=True)

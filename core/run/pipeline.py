@@ -31,6 +31,7 @@ from burnish.rollout.store.records import EvaluationRecord, Mode
 from burnish.run.alarms import heed, watch_over
 from burnish.run.display import StepBar, evaluation_line, failures_line, held_out_line, new_console, say
 from burnish.run.folder import RunFolder, create_run
+from burnish.run.measured import tell_measured
 from burnish.run.origin import origin_of
 from burnish.run.recovery import keep_going
 from burnish.run.recovery import resume as take_up
@@ -127,6 +128,7 @@ def _phases(run: Run, done: CheckpointRecord | None) -> None:
             _evaluate(run, phase.name, at)
         if retention is not None:
             retention.judge(phase.name, at)
+        tell_measured(run.folder, phase.name, at)
 
 
 def _retention(run: Run) -> Retention | None:
@@ -183,7 +185,7 @@ def _train(run: Run, phase: PhaseRun, first: int) -> int:
             if final or is_best or at % table.checkpoint_every == 0:
                 back = _go_back(run, phase, best_by) if final and best_by is not None and not is_best else None
                 with mark("checkpoint", f"{phase.name} {at}"):
-                    _checkpoint(run, phase, at, did.metrics, final=final, ended=ends, back=back)
+                    _checkpoint(run, phase, at, rows, final=final, ended=ends, back=back)
     session.loop.on_group = None
     if ends:
         say(run.console, f"{phase.name} ended at step {at} of {table.steps}: {ends}")
@@ -257,16 +259,16 @@ def _data(recipe: ResolvedRun, folder: RunFolder, progress: Callable[[str], None
 
 
 def _checkpoint(
-    run: Run, phase: PhaseRun, step: int, metrics: Mapping[str, float], final: bool, ended: str, back: CheckpointRecord | None
+    run: Run, phase: PhaseRun, step: int, rows: Sequence[Mapping[str, float]], final: bool, ended: str, back: CheckpointRecord | None
 ) -> None:
-    """Save the learner as it is. back: the earlier checkpoint whose weights it has again, if it has."""
-    if back is not None:
-        metrics = back.metrics
+    """Save the learner as it is. rows: what was measured of the steps so far. back: the earlier checkpoint whose weights it has again, if
+    it has."""
+    metrics = rows[-1] if back is None else back.metrics
     learner, progress = run.session.learner, run.session.loop.progress
     run.store.flush()  # what a resumed run will not play again is on the disk
 
     def write_model(folder: Path) -> None:
-        run.session.save_model(folder, origin_of(run, phase, step if back is None else back.step, metrics))
+        run.session.save_model(folder, origin_of(run, phase, rows if back is None else rows[: back.step], metrics))
 
     def write_state(folder: Path) -> None:
         folder.mkdir(parents=True)

@@ -78,5 +78,9 @@ def test_a_killed_run_learns_from_the_rows_of_one_that_was_not(tiny_model: Path,
     assert "rft replay: " in done.stdout and "(30.00% asked for)" in done.stdout and "rft replay blend, own: " in done.stdout
     manifest = read_manifest(list_checkpoints(runs / "whole")[-1].model(runs / "whole"))
     assert manifest.training is not None
-    sources = [use.source for use in manifest.training.data]
-    assert sources[0].startswith("burnish/Arithmetic-v0, seeds") and sources[1].startswith("50.0000% of samples: ") and len(sources) == 5
+    tasks, *replayed = manifest.training.data
+    assert tasks.source.startswith("burnish/Arithmetic-v0, seeds") and tasks.sha256 is not None and tasks.share is None
+    shares = [use.share for use in replayed if use.replayed and use.share is not None and use.sha256 is not None]
+    assert (shares[0].name, shares[0].asked) == ("own", 0.5) and len(shares) == 4
+    for part in ("drawn", "tokens"):
+        assert sum(getattr(one, part) for one in shares) == pytest.approx(1.0)

@@ -277,7 +277,7 @@ class Scores(SomeNotFinite):
 def taken(kind: str, learner: ScriptedLearner, model: Path, done: Sequence[Mapping[str, float]] = ()) -> Iterator[PhaseStep]:
     """Steps of a supervised phase, or of one on pairs, six in all."""
     if kind == "dpo":
-        pairs = cast(Any, SimpleNamespace(pairs=lambda step: pairs_of(model), metrics=lambda step: {}))
+        pairs = cast(Any, SimpleNamespace(pairs=lambda step: pairs_of(model), metrics=lambda step, pairs: {}))
         return dpo_steps(on(learner, done), DPOConfig(steps=6, data="p.jsonl"), pairs)
     examples = [SupervisedExample(np.array([1, 2, 3], np.int32), np.array([False, True, True]))]
     data = cast(Any, SimpleNamespace(held_out=(), examples=lambda step: examples, metrics=lambda step, examples: {"epoch": 1.0}))
@@ -493,12 +493,20 @@ def test_pairs_of_several_sources_are_blended_exactly_and_a_resume_has_the_same(
     drawn = [one for step in range(10) for one in data.drawn(step)]
     assert Counter(one.source for one in drawn) == {"own": 30, "general": 10} and [one.position for one in drawn] == list(range(40))
     assert Counter(one.better for one in drawn if one.source == "own") == {f"{own}:{i}": 6 for i in range(1, 6)}
-    assert data.metrics(9) == {"blend/own": 0.75, "blend/general": 0.25, "blend/idle": 0.0}
+    trained = dict.fromkeys(("own", "general", "idle"), 0)
+    for one, pair in zip(drawn[36:], data.pairs(9), strict=True):
+        trained[one.source] += sum(int(example.trainable.sum()) for example in pair)
+    assert data.metrics(9, data.pairs(9)) == {
+        "blend/own": 0.75, "blend/general": 0.25, "blend/idle": 0.0, **{f"blend_tokens/{name}": n for name, n in trained.items()},
+    }  # fmt: skip
+    assert trained["own"] > trained["general"] > 0 == trained["idle"]
+    shares = [(use.share.name, use.share.by, use.share.asked) for use in data.uses if use.share is not None]
+    assert shares == [("own", "pairs", 0.75), ("general", "pairs", 0.25)]
     alone = lay_out(DPOConfig(steps=1, batch=30, data=own), making, tmp_path / "alone")
     of_own = [pair for step in range(10) for pair, one in zip(data.pairs(step), data.drawn(step), strict=True) if one.source == "own"]
     same = zip(of_own, alone.pairs(0), strict=True)
     assert all((a[0].token_ids == b[0].token_ids).all() and (a[1].token_ids == b[1].token_ids).all() for a, b in same)
-    assert alone.metrics(0) == {} and list(alone.ending_lines("dpo", 1)) == ["dpo: 30 pairs seen, 6.0 passes over 5"]
+    assert alone.metrics(0, alone.pairs(0)) == {} and list(alone.ending_lines("dpo", 1)) == ["dpo: 30 pairs seen, 6.0 passes over 5"]
     assert list(data.ending_lines("dpo", 10))[1] == "dpo general: 10 pairs seen, 3.3 passes over 3"
     rejects = [json.loads(line) for line in (tmp_path / "data" / "rejects.jsonl").read_text().splitlines()]
     assert [(row["source"], row["line"]) for row in rejects] == [("general", 4), ("idle", 4)]

@@ -129,6 +129,7 @@ def test_the_blends_of_a_report_are_those_of_named_phases_and_of_replay_too(tmp_
     play = {"kind": "rft", "name": "play", "blend": [{"name": "sums", "environment": "a/b-v0", "percent": 25}], "replay": {}}
     config = {"phases": [{"kind": "sft", "name": "manners"}, play, {"kind": "sft", "name": "../../etc"}]}
     blends = {"blend/own": 0.75, "blend/sums": 0.25, "groups_sampled": 4.0, "replay_blend/own": 0.8, "replay_blend/more": 0.2}
+    blends |= {"blend_tokens/own": 9.0, "blend_tokens/sums": 1.0}
     metrics = (
         MetricRow("manners", 1, 1.0, {"blend/own": 0.7, "blend/more": 0.3, "blend_tokens/own": 60.0, "blend_tokens/more": 40.0}),
         MetricRow("play", 1, 2.0, blends),
@@ -137,8 +138,8 @@ def test_the_blends_of_a_report_are_those_of_named_phases_and_of_replay_too(tmp_
     assert [(one.phase, one.source, one.asked, one.samples, one.tokens) for one in found] == [
         ("manners", "own", 0.75, 0.7, 0.6),
         ("manners", "more", 0.25, 0.3, 0.4),
-        ("play", "own", 0.75, 0.75, None),
-        ("play", "sums", 0.25, 0.25, None),
+        ("play", "own", 0.75, 0.75, 0.9),
+        ("play", "sums", 0.25, 0.25, 0.1),
         ("play replay", "own", 0.75, 0.8, None),
         ("play replay", "more", 0.25, 0.2, None),
     ]

@@ -75,6 +75,10 @@ def test_each_task_is_played_by_its_environment_and_only_its_own_reward_counts_t
     assert metrics["rewarded"] == len(totals[""]) == 24, "success and reward are of the recipe's own environment, and so is their n"
     assert metrics["reward_mean"] == pytest.approx(sum(totals[""]) / len(totals[""])) == metrics["blend_reward/own"]
     assert metrics["blend_trained/own"] + metrics["blend_trained/sums"] == 1.0
+    taught = {"": 0, "sums": 0}
+    for group in groups[:4]:
+        taught[group.task.environment] += sum(int(t.trainable.sum()) for e in group.episodes for t in e.trajectories)
+    assert (metrics["blend_tokens/own"], metrics["blend_tokens/sums"]) == (taught[""], taught["sums"]) and taught["sums"] > 0
     alone = tuple(group for group in groups if not group.task.environment)[:3]
     quiet = rollout_metrics(Collected(alone, alone), 3, "env", ["sums"])
     assert (quiet["blend/own"], quiet["blend_trained/own"], quiet["blend/sums"], quiet["blend_trained/sums"]) == (1.0, 1.0, 0.0, 0.0)

@@ -28,7 +28,7 @@ from ...rollout.renderers import Renderer, TemplateRenderer
 from ...rollout.store.own_files import own_file, read_whole
 from ...rollout.store.records import JsonLines, read_share
 from ...rollout.tokenizer import load_tokenizer
-from ..models.manifest import DataUse
+from ..models.manifest import BlendShare, DataUse
 from .blend import Blend, Place, order_of, row_at
 from .config import MORE_REJECTS, OWN, Making, PairsConfig
 from .examples import silent
@@ -162,12 +162,15 @@ class PairData:
         places = ((self._stores[one.name], 2 * place.row) for _, one, place in self._places(step))
         return [(store.example(first), store.example(first + 1)) for store, first in places]
 
-    def metrics(self, step: int) -> dict[str, float]:
-        """Of a blend, the share of pairs so far that each source had."""
+    def metrics(self, step: int, pairs: Sequence[Pair]) -> dict[str, float]:
+        """Of a blend, the share of pairs so far that each source had, and the tokens of the step's pairs that it taught."""
         if len(self.facts) == 1:
             return {}
-        seen = (step + 1) * self.batch
-        return {f"blend/{name}": count / seen for name, count in zip(self.blend.names, self.blend.counts(seen), strict=True)}
+        seen, taught = (step + 1) * self.batch, dict.fromkeys(self.blend.names, 0)
+        for pair, (_, one, _) in zip(pairs, self._places(step), strict=True):
+            taught[one.name] += sum(int(example.trainable.sum()) for example in pair)
+        shares = {f"blend/{name}": count / seen for name, count in zip(self.blend.names, self.blend.counts(seen), strict=True)}
+        return shares | {f"blend_tokens/{name}": float(tokens) for name, tokens in taught.items()}
 
     def drawn(self, step: int) -> Iterator[DrawnPair]:
         """What a step has, from 0, in the order of its batch."""
@@ -187,7 +190,11 @@ class PairData:
     @property
     def uses(self) -> tuple[DataUse, ...]:
         """For the manifests of checkpoints: every source that is drawn from."""
-        return tuple(DataUse(source=_described(one), sha256=one.digest, examples=one.pairs) for one in self.facts if one.share)
+        drawn = [one for one in self.facts if one.share]
+        shares = [BlendShare(name=one.name, by="pairs", asked=float(one.share)) if len(self.facts) > 1 else None for one in drawn]
+        return tuple(
+            DataUse(source=one.source, sha256=one.digest, examples=one.pairs, share=share) for one, share in zip(drawn, shares, strict=True)
+        )
 
     def probe(self) -> Sequence[Int32]:
         """A few sequences of tokens to compare engines and learner on."""
@@ -209,10 +216,6 @@ class PairData:
             one = self.facts[draw.source]
             order = self.order if one.name == OWN else order_of(one.name, self.order)
             yield position, one, row_at(one.pairs, order, draw.ordinal)
-
-
-def _described(one: PairFacts) -> str:
-    return one.source if one.share == 1 else f"{float(one.share):.4%} of pairs: {one.source}"
 
 
 def _store(folder: Path, facts: PairFacts) -> ExampleStore:

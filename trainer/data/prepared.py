@@ -28,7 +28,7 @@ from ...envs.rows import Problems, json_object
 from ...envs.types import Int32
 from ...rollout.store.own_files import own_file, read_whole
 from ...rollout.store.records import JsonLines, read_share
-from ..models.manifest import DataUse
+from ..models.manifest import BlendShare, DataUse
 from .blend import Blend, order_of, row_at, shares_by_tokens
 from .config import MORE_REJECTS, Making, SupervisedRows
 from .examples import ExampleMaker, Say, silent
@@ -70,11 +70,6 @@ class SourceFacts:
     def mean_tokens(self) -> float:
         """Of an example."""
         return self.tokens / self.examples if self.examples else 0.0
-
-    @property
-    def described(self) -> str:
-        """What it is, and its share where there are others. Example: "70.0000% of samples: own.jsonl"."""
-        return self.origin if self.share == 1 else f"{float(self.share):.4%} of samples: {self.origin}"
 
     def to_row(self) -> dict[str, Any]:
         return {**asdict(self), "asked": str(self.asked), "share": str(self.share)}
@@ -232,7 +227,12 @@ class PreparedData:
     @property
     def uses(self) -> tuple[DataUse, ...]:
         """For the manifests of checkpoints: every source that is drawn from."""
-        return tuple(DataUse(source=one.described, sha256=one.digest, examples=one.examples) for one in self.facts if one.share)
+        drawn = [one for one in self.facts if one.share]
+        shares = [BlendShare(name=one.name, by=self.by, asked=float(one.asked)) if len(self.facts) > 1 else None for one in drawn]
+        return tuple(
+            DataUse(source=one.origin, sha256=one.digest, examples=one.examples, share=share)
+            for one, share in zip(drawn, shares, strict=True)
+        )
 
     def probe(self) -> Sequence[Int32]:
         """A few sequences of tokens to compare engines and learner on."""

@@ -37,13 +37,16 @@ def model_card(manifest: Manifest) -> str:
     ]
     if manifest.training is not None:
         uses = [
-            (plain(use.source), f"{use.examples:,}" if use.examples is not None else "–", short(use.sha256))
+            (plain(use.source), f"{use.examples:,}" if use.examples is not None else "–", short(use.sha256), plain(use.told))
             for use in manifest.training.data
         ]
-        parts += ["## Data of its last phase", _table(("source", "examples", "sha256"), uses)] if uses else []
+        parts += ["## Data of its last phase", _table(("source", "examples", "sha256", "of the blend"), uses)] if uses else []
     if manifest.metrics:
         rows = [(plain(name), f"{value:.6g}") for name, value in sorted(manifest.metrics.items())]
         parts += ["## Measured when it was written", _table(("metric", "value"), rows)]
+    if manifest.measured:
+        measured = [(plain(f"{one.what}, {one.how}"), plain(one.told)) for one in manifest.measured]
+        parts += ["## Measured by its run", _table(("what", "found"), measured)]
     if manifest.lineage:
         parts += [
             "## What it was made from, oldest first",

@@ -68,9 +68,29 @@ class Ancestor(BaseModel):
     parents: tuple[Digest, ...] = ()
 
 
+class BlendShare(BaseModel):
+    """What a source of a blend had of it. name: as the blend calls the source. by: what is shared out. asked: its share of these, as the
+    recipe says. drawn: the share that it had when the model was written, of what was drawn from the blend: samples where `by` is samples or
+    tokens, and otherwise pairs, or the groups that tasks were sampled in. tokens: of the tokens that were trained. The last two are None
+    where nothing was drawn, or trained.
+
+    Example: `BlendShare(name="own", by="samples", asked=0.7, drawn=0.7, tokens=0.64)`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    name: str
+    by: Literal["samples", "tokens", "pairs", "tasks"]
+    asked: float = Field(ge=0, le=1)
+    drawn: float | None = Field(default=None, ge=0, le=1)
+    tokens: float | None = Field(default=None, ge=0, le=1)
+
+
 class DataUse(BaseModel):
-    """What a phase was trained on. source: as the recipe names it. sha256: of the file, or of the tokens that were made. examples: rows,
-    documents or conversations, None where tasks are made as they are needed.
+    """What a phase was trained on. source: as the recipe names it. sha256: of the file, or of the tokens that were made; of tasks that are
+    made as they are needed, of what they are made by: environment, arguments and seeds, as canonical JSON. examples: rows, documents or
+    conversations, None of such tasks. share: of a blend, None where there is one source. replayed: whether it was learned beside the
+    episodes of reinforcement.
 
     Example: `DataUse(source="train.jsonl", sha256="5d…", examples=1420)`.
     """
@@ -80,6 +100,20 @@ class DataUse(BaseModel):
     source: str
     sha256: Digest | None = None
     examples: int | None = Field(default=None, ge=0)
+    share: BlendShare | None = None
+    replayed: bool = False
+
+    @property
+    def told(self) -> str:
+        """Its share of a blend in words, "" where there is none. Example: "own: 70.00% of samples asked for, 70.00% drawn, 64.10% of
+        tokens"."""
+        if self.share is None:
+            return "replayed" if self.replayed else ""
+        one = self.share
+        said = [f"{one.asked:.2%} of {one.by} asked for"]
+        said += [] if one.drawn is None else [f"{one.drawn:.2%} drawn"]
+        said += [] if one.tokens is None else [f"{one.tokens:.2%} of trained tokens"]
+        return f"{'replayed, ' if self.replayed else ''}{one.name}: {', '.join(said)}"
 
 
 class Training(BaseModel):
@@ -98,14 +132,43 @@ class Training(BaseModel):
     data: tuple[DataUse, ...] = ()
 
 
+class Measurement(BaseModel):
+    """What its run measured of a checkpoint once it was written. what: "success", of the recipe's held-out tasks, or a suite's id. how:
+    tasks are played, "sampled" or "greedy"; "answers" and "texts" are a suite's kinds. value: the mean score, of texts the perplexity.
+    n: tasks or items. low, high: its 95 % interval, None of a suite. retention: how much of the base's skill is left, None where it had
+    none, and of tasks.
+
+    Example: `Measurement(what="success", how="greedy", value=0.61, n=200, low=0.54, high=0.67)`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    what: str
+    how: Literal["sampled", "greedy", "answers", "texts"]
+    value: float
+    n: int = Field(ge=1)
+    low: float | None = None
+    high: float | None = None
+    retention: float | None = None
+
+    @property
+    def told(self) -> str:
+        """In words. Examples: "61.0% (95 %: 54.0% to 67.5%), n = 200", "perplexity 12.50, retention 0.985, n = 50"."""
+        value = f"perplexity {self.value:.2f}" if self.how == "texts" else f"{self.value:.1%}"
+        interval = "" if self.low is None or self.high is None else f" (95 %: {self.low:.1%} to {self.high:.1%})"
+        kept = "" if self.retention is None else f", retention {self.retention:.3f}"
+        return f"{value}{interval}{kept}, n = {self.n}"
+
+
 class Manifest(BaseModel):
     """The `burnish.json` of a model folder.
 
     source: what it was made from, as a person typed it, or the checkpoint's name. parameters: count, tied weights once. files: SHA-256 of
     every file but the manifest and the card. parents: digests of the models that it was made from directly; lineage: these and all before
     them, oldest first. training: the phase that wrote it, None for a model that no run wrote. metrics: what was measured when it was
-    written. licence: as its source declares it. template_args: variables of the chat template that it was trained with, and is served with.
-    not_promoted: why the run that wrote it refused to promote it, "" where it did not.
+    written; measured: what its run measured of it since, which is no part of its identity. licence: as its source declares it.
+    template_args: variables of the chat template that it was trained with, and is served with. not_promoted: why the run that wrote it
+    refused to promote it, "" where it did not.
 
     Example: `Manifest(name="nano", stage="none", source="new:nano seed=0", architecture="LlamaForCausalLM", parameters=3_486_976, …)`.
     """
@@ -123,6 +186,7 @@ class Manifest(BaseModel):
     lineage: tuple[Ancestor, ...] = ()
     training: Training | None = None
     metrics: dict[str, float] = {}
+    measured: tuple[Measurement, ...] = ()
     licence: str | None = Field(default=None, max_length=200)
     template_args: dict[str, Any] = {}
     not_promoted: str = Field(default="", max_length=MAX_REASON)

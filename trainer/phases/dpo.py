@@ -92,7 +92,8 @@ def dpo_steps(parts: PhaseParts, table: DPOConfig, data: PairData) -> Iterator[P
     """The steps that are left of the phase, one at a time."""
     rows = list(parts.done)
     for step in range(len(rows), table.steps):
-        metrics = dpo_step(parts.learner, data.pairs(step), table.beta, step, may_skip(rows)) | data.metrics(step)
+        pairs = data.pairs(step)
+        metrics = dpo_step(parts.learner, pairs, table.beta, step, may_skip(rows)) | data.metrics(step, pairs)
         line = NOT_FINITE
         if "updates_skipped" not in metrics:
             line = f"loss {metrics['loss']:.3f}  preferred {metrics['preferred']:.0%}  margin {metrics['margin']:.3f}"

@@ -30,7 +30,8 @@ def rollout_metrics(collected: Collected, groups_per_step: int, success: str, bl
     """What a step's episodes amount to: means over all rewarded episodes sampled in the recipe's own environment, trained on or not.
 
     blended: names of the environments that are blended with it. Of each of them and of "own", `blend/NAME` is the share of the groups
-    sampled, `blend_trained/NAME` of those trained on, 0 in a step that has none of it, and `blend_reward/NAME` the mean reward.
+    sampled, `blend_trained/NAME` of those trained on, 0 in a step that has none of it, `blend_tokens/NAME` the tokens that were trained of
+    these, and `blend_reward/NAME` the mean reward.
 
     An episode that lacks a part which others have has 0 of it, as in an evaluation (`evaluation.statistics.summarize`); success, too.
     `rewarded` is the number of episodes that those means are over; `episodes` and `failed` count all. `failed/KIND` counts the failures of
@@ -81,6 +82,8 @@ def _blended(collected: Collected, blended: Sequence[str]) -> dict[str, float]:
         totals = [episode.reward.total for group in sampled for episode in group.episodes if episode.reward is not None]
         metrics[f"blend/{name or OWN}"] = len(sampled) / max(1, len(collected.sampled))
         metrics[f"blend_trained/{name or OWN}"] = len(trained) / max(1, len(collected.groups))
+        learned = (one for group in trained for episode in group.rewarded for one in episode.trajectories)
+        metrics[f"blend_tokens/{name or OWN}"] = float(sum(int(one.trainable.sum()) for one in learned))
         if totals:
             metrics[f"blend_reward/{name or OWN}"] = float(np.mean(totals))
     return metrics
