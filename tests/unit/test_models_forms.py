@@ -19,15 +19,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from burnish.cli.main import app
+from burnish.trainer.batch import TokenBatch, plain_batch
+from burnish.trainer.learner.config import LearnerConfig, LoRAConfig, OptimizerConfig
+from burnish.trainer.learner.learner import Learner
 from burnish.trainer.models.bedrock import bedrock_problems, export_bedrock
 from burnish.trainer.models.checkpoints import save_checkpoint
 from burnish.trainer.models.comparing import compare_models
 from burnish.trainer.models.exporting import export_gguf
-from burnish.trainer.models.folder import Origin, write_manifest
+from burnish.trainer.models.folder import Origin, write_manifest, write_model_folder
 from burnish.trainer.models.gguf_file import rotary_order
 from burnish.trainer.models.importing import ModelSize, import_model, new_model
 from burnish.trainer.models.manifest import read_manifest
 from burnish.trainer.models.merging import linear, merge_models, slerp, task_arithmetic
+from burnish.trainer.objectives.objective import CROSS_ENTROPY
 
 pytestmark = pytest.mark.unit
 
@@ -195,3 +199,36 @@ def test_a_comparison_measures_each_tensor(base: Path, tmp_path: Path) -> None:
     assert ("stage", "none", "sft") in list(found.facts) and ("metric loss", "–", "2") in list(found.facts)
     said = burnish("models", "compare", base, tmp_path / "changed")
     assert norm in said and "0.5" in said
+
+
+def adapted_run(base: Path, run: Path) -> tuple[Learner, TokenBatch]:
+    """A run that trained adapters: its learner, and a batch that they were trained on."""
+    adapters = LoRAConfig(rank=2, alpha=8, targets=("q_proj", "down_proj"))
+    learner = Learner(base, LearnerConfig(threads=1, lora=adapters, optimizer=OptimizerConfig(lr=1e-2)), seed=0)
+    random = np.random.default_rng(0)
+    batch = plain_batch([(random.integers(3, 280, 12).astype(np.int32), np.arange(12) > 0) for _ in range(3)])
+    for _ in range(3):
+        learner.forward_backward(batch, CROSS_ENTROPY)
+        learner.step()
+    save_checkpoint(
+        run, "sft", 3, final=True,
+        write_model=lambda out: write_model_folder(learner.weights(), base, out, Origin(name="adapted", stage="sft", source="run/sft-3")),
+        write_trainer_state=lambda out: learner.save(out / "learner"),
+    )  # fmt: skip
+    return learner, batch
+
+
+@pytest.mark.parametrize(("form", "out"), [("folder", "out"), ("bedrock", "out"), ("gguf", "out.gguf")])
+def test_an_export_of_a_run_with_adapters_is_the_merged_model(base: Path, tmp_path: Path, form: str, out: str) -> None:
+    """It says what the learner said with them, and not what the base says; nothing of it is an adapter."""
+    learner, batch = adapted_run(base, tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints" / "sft-3" / "trainer" / "learner" / "adapter_model.safetensors").is_file()
+    burnish("models", "export", tmp_path / "run", tmp_path / out, "--format", form)
+    folder = tmp_path / out
+    if form == "gguf":
+        import_model(folder, tmp_path / "back")
+        folder = tmp_path / "back"
+    assert not [path.name for path in folder.iterdir() if "adapter" in path.name]
+    exported, untrained = (Learner(one, LearnerConfig(threads=1), seed=0).score(batch).logprobs for one in (folder, base))
+    np.testing.assert_allclose(exported, learner.score(batch).logprobs, atol=1e-5)
+    assert np.abs(exported - untrained).max() > 1e-2
