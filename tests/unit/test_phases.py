@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from tests.unit.paper_model import write_paper_model
 from tests.unit.phase_parts import on
 from tests.unit.scripted import ScriptedLearner
 from transformers import AutoModelForCausalLM
@@ -21,6 +22,7 @@ from transformers import AutoModelForCausalLM
 from burnish.envs.types import Message
 from burnish.recipe.load import config_data, config_from_data, without_defaults
 from burnish.recipe.overrides import parse_override
+from burnish.recipe.plan import make_plan
 from burnish.recipe.resolve import resolve
 from burnish.recipe.seeds import derive_seeds, phase_seed
 from burnish.rollout.renderers import TemplateRenderer
@@ -32,8 +34,9 @@ from burnish.trainer.data.pairs import PairData, lay_out, pair_examples
 from burnish.trainer.data.supervised import SupervisedExample
 from burnish.trainer.learner.config import LearnerConfig, LoRAConfig, OptimizerConfig
 from burnish.trainer.learner.learner import Learner
-from burnish.trainer.models.folder import Origin, write_model_folder
+from burnish.trainer.models.folder import Origin, write_manifest, write_model_folder
 from burnish.trainer.models.importing import ModelSize, new_model
+from burnish.trainer.models.manifest import STAGES, Stage
 from burnish.trainer.objectives.losses import LossInputs, dpo
 from burnish.trainer.objectives.measures import Measured
 from burnish.trainer.objectives.objective import CROSS_ENTROPY, Objective
@@ -46,7 +49,7 @@ from burnish.trainer.phases.registry import KINDS
 from burnish.trainer.phases.rft import RFTPhaseConfig
 from burnish.trainer.phases.sft import SFTConfig
 from burnish.trainer.phases.supervised import example_batch, out_of_patience, supervised_steps
-from burnish.trainer.phases.transitions import TRANSITIONS, doubts
+from burnish.trainer.phases.transitions import TRANSITIONS, doubts, transition_table
 
 pytestmark = pytest.mark.unit
 
@@ -564,6 +567,26 @@ def test_packed_and_one_by_one_give_the_same_loss_and_gradient(model: Path) -> N
 
 
 # Transitions
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_any_phase_starts_from_any_stage_and_the_plan_repeats_the_table(stage: Stage, tmp_path: Path) -> None:
+    """A recipe of each kind alone, over a model in each stage, with two examples."""
+    policy = write_paper_model(tmp_path / "policy")
+    write_manifest(policy, Origin(name="policy", stage=stage, source="here"))
+    talks = [talk("part one", "one"), talk("part", "two")]
+    pairs = [{"prompt": f"part {i}", "chosen": "one", "rejected": "two"} for i in range(2)]
+    values = {"cpt": [{"text": "part one"}, {"text": "two"}], "midtrain": talks, "sft": talks, "dpo": pairs}
+    for kind in KINDS:
+        data = {"steps": 1, "data": rows(tmp_path / f"{kind}.jsonl", *values[kind])} if kind in values else {"lr": 1e-5}
+        config = config_from_data({**WHAT, "model": str(policy), kind: data, "engine": {"max_context": 300}})
+        plan = make_plan(resolve(config))
+        said = [line.partition(": ")[2] for line in plan.warnings if line.startswith(f"phase {kind} on a model of stage {stage}: ")]
+        assert said == list(doubts(stage, kind, 2 if kind in values else None)), kind
+        cell = {row.split("|")[1].strip(" `"): row.split("|") for row in transition_table().splitlines()}[stage]
+        assert bool(said) == (cell[2 + list(KINDS).index(kind)].strip() != "good"), kind
+    after = {kind: phase.stage for kind, phase in KINDS.items()}
+    assert after == {"cpt": "mid-training", "midtrain": "mid-training", "sft": "sft", "dpo": "post-training", "rft": "rft"}
 
 
 def test_a_doubtful_phase_is_said_and_a_good_one_is_not() -> None:
