@@ -103,7 +103,7 @@ def import_model(
     ],
     name: Annotated[str | None, typer.Option(help="Name under models/. Default: taken from the source.")] = None,
     stage: StageOption = None,
-    chat_template: Annotated[Path | None, typer.Option(help="A Jinja file, for a model without a chat template.")] = None,
+    chat_template: Annotated[Path | None, typer.Option(help='A Jinja file for a model without a chat template, or "plain".')] = None,
     licence: Annotated[str | None, typer.Option(help="Instead of what the source declares.")] = None,
     models_dir: ModelsOption = MODELS,
     as_json: JsonOption = False,

@@ -19,6 +19,10 @@ from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 from transformers import CONFIG_MAPPING, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from burnish.envs.types import Message
+from burnish.rollout.renderers import TemplateRenderer
+from burnish.rollout.tokenizer import load_tokenizer
+from burnish.trainer.data.config import Making
 from burnish.trainer.learner.config import LearnerConfig
 from burnish.trainer.learner.learner import Learner
 from burnish.trainer.learner.probe import SavedModelError, check_saved, probe_loss, saved_loss
@@ -36,6 +40,8 @@ from burnish.trainer.models.importing import ModelSize, import_model, new_model,
 from burnish.trainer.models.manifest import Ancestor, read_manifest
 from burnish.trainer.models.sources import _LICENCE, _licence_of_card, _licence_of_wheel, download_hub, extract_gguf, fetch
 from burnish.trainer.models.tokenizer import document_frame, train_tokenizer
+from burnish.trainer.phases.cpt import CPTConfig
+from burnish.trainer.phases.examples import lay_out_examples
 
 pytestmark = pytest.mark.unit
 
@@ -248,6 +254,29 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "does not end an answer with a stop token": lambda folder: edit_json(folder / "generation_config.json", eos_token_id=7),
     "cannot be loaded": lambda folder: edit_json(folder / "config.json", hidden_size=64),
 }
+
+
+def test_a_base_model_without_a_template_is_given_one_in_plain_words_and_learns_documents(copy: Path, tmp_path: Path) -> None:
+    """An answer ends with what ends its documents."""
+    folder = copy
+    (folder / "chat_template.jinja").unlink()
+    end = load_tokenizer(folder).convert_tokens_to_ids("<|endoftext|>")
+    edit_json(folder / "tokenizer_config.json", eos_token="<|endoftext|>")
+    for name in ("generation_config.json", "config.json"):
+        edit_json(folder / name, eos_token_id=end)
+    with pytest.raises(ValueError, match=r"has no chat template; .* or with `--chat-template plain` one in plain words, when importing"):
+        import_model(folder, tmp_path / "refused")
+    with pytest.raises(ValueError, match='chat template mine is neither a file nor "plain"'):
+        import_model(folder, tmp_path / "refused", chat_template=Path("mine"))
+    import_model(folder, tmp_path / "given", stage="pretraining-full", chat_template=Path("plain"))
+    renderer = TemplateRenderer(load_tokenizer(tmp_path / "given"))
+    assert renderer.append_only and renderer.prompt([Message("user", "part 1?")]) == "user:\npart 1?\nassistant:\n"
+    talk = [Message("user", "part 1?"), Message("assistant", "pass")]
+    assert renderer.answered(talk) == "user:\npart 1?\nassistant:\npass<|endoftext|>"
+    (tmp_path / "text.txt").write_text("part one is round")
+    table = CPTConfig(steps=1, batch=1, data=str(tmp_path / "text.txt"))
+    (example,) = lay_out_examples(table, Making(tmp_path / "given", 64, {}), tmp_path / "data", print).examples(0)
+    assert load_tokenizer(folder).decode(example.token_ids) == "<|endoftext|>part one is round<|endoftext|>"
 
 
 @pytest.mark.parametrize("message", DAMAGES)

@@ -38,6 +38,7 @@ from .manifest import (
     lineage_of,
     own_manifest,
 )
+from .tokenizer import GIVE_TEMPLATE
 
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX = f"{WEIGHTS_FILE}.index.json"
@@ -153,7 +154,7 @@ def check_model_folder(folder: Path, need_template: bool = True, need_weights: b
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(f"model folder {folder} has no tokenizer.json; save its fast tokenizer next to the weights")
     if need_template and not has_chat_template(folder):
-        raise ValueError(f"model folder {folder} has no chat template; give one with `--chat-template FILE` when importing it")
+        raise ValueError(f"model folder {folder} has no chat template; {GIVE_TEMPLATE} when importing it")
     files = weight_files(folder)
     if not files and not need_weights:
         return

@@ -33,7 +33,7 @@ from .folder import (
 from .gguf_file import split_as_read
 from .manifest import Manifest, Stage, verify_digests
 from .sources import CODE_KEYS, Fetched, check_source_files, fetch, is_clean
-from .tokenizer import train_tokenizer
+from .tokenizer import GIVE_TEMPLATE, PLAIN, PLAIN_TEMPLATE, train_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -137,7 +137,8 @@ def import_model(
     lineage included. Of any other, weights keep their precision; a GGUF is dequantised to float32; pickled `*.bin` weights are read only as
     plain tensors (torch's `weights_only`) and leave as safetensors; code that comes with a model is never run.
     stage: how far the model was trained; None takes the source's own manifest, or "post-training" when there is none.
-    chat_template: a Jinja file for a model that has no template of its own. licence: instead of what the source declares.
+    chat_template: a Jinja file for a model that has no template of its own, or "plain" for burnish's (`tokenizer.PLAIN_TEMPLATE`). licence:
+    instead of what the source declares.
 
     Raises ValueError with one sentence when the source is missing, incomplete, damaged, unsupported or fails `verify_model`.
     """
@@ -177,11 +178,12 @@ def _copied(folder: Path, own: Manifest, draft: Path, origin: Origin) -> Manifes
 
 def _give_template(tokenizer: PreTrainedTokenizerBase, chat_template: Path | None, source: str) -> None:
     if chat_template is not None:
-        if not chat_template.is_file():
-            raise ValueError(f"chat template {chat_template} is not a file")
-        tokenizer.chat_template = chat_template.read_text()
+        plain = chat_template == Path(PLAIN)
+        if not plain and not chat_template.is_file():
+            raise ValueError(f'chat template {chat_template} is neither a file nor "{PLAIN}"')
+        tokenizer.chat_template = PLAIN_TEMPLATE if plain else chat_template.read_text()
     if not tokenizer.chat_template:
-        raise ValueError(f"{source} has no chat template; give one with `--chat-template FILE`")
+        raise ValueError(f"{source} has no chat template; {GIVE_TEMPLATE} when importing it")
 
 
 def _load(found: Fetched, source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -23,6 +23,17 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 """ChatML for the roles system, user, assistant and tool; no system message is invented."""
+
+PLAIN: Final = "plain"
+"""What the template below is called where one is asked for."""
+GIVE_TEMPLATE: Final = f"give one with `--chat-template FILE`, or with `--chat-template {PLAIN}` one in plain words,"
+PLAIN_TEMPLATE: Final = (
+    "{% for message in messages %}"
+    "{{ message['role'] + ':\\n' + message['content'] + (eos_token if message['role'] == 'assistant' else '') + '\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:\\n' }}{% endif %}"
+)
+"""For a base model, whose tokenizer has no token of a chat: roles in plain words, and answers that end as its documents do."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
