@@ -154,7 +154,7 @@ def test_a_phase_of_any_name_has_seeds_of_its_own() -> None:
 def test_a_phase_trains_adapters_of_its_own_or_all_weights() -> None:
     """Those of the learner's table go on from phase to phase; one with a word of its own begins from merged weights, and so does what
     follows it."""
-    own = {"rank": 2, "alpha": 8}
+    own = {"rank": 2, "alpha": 8, "targets": ["q_proj"]}
     lists = [
         {"kind": "cpt", "steps": 1, "generate": "m:f"},
         {"kind": "midtrain", "steps": 1, "generate": "m:f"},
@@ -167,7 +167,9 @@ def test_a_phase_trains_adapters_of_its_own_or_all_weights() -> None:
     run = resolve(config_from_data(without_defaults(config_data(config), type(config))))
     ranks = [(phase.lora.rank if phase.lora else None, phase.merges) for phase in run.phases]
     assert ranks == [(4, False), (4, False), (None, True), (None, False), (2, True), (4, True)]
-    assert run.learner.lora == LoRAConfig(rank=4) and run.beginning_with("rft").learner.lora == LoRAConfig(**own)
+    assert run.learner.lora == LoRAConfig(rank=4) and run.beginning_with("rft").learner.lora == LoRAConfig(
+        rank=2, alpha=8, targets=("q_proj",)
+    )
 
 
 def adapted(kind: str, model: Path, folder: Path) -> Iterator[PhaseStep]:

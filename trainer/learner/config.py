@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 NOT_TRUSTED = (
     "resources.learners: they are on more than one node, where torch.distributed asks nobody who it is and encrypts nothing; write "
@@ -94,6 +94,11 @@ class LoRAConfig(BaseModel):
     rank: int = Field(default=16, ge=1)
     alpha: int = Field(default=32, ge=1)
     targets: tuple[LoRATarget, ...] = Field(default=LORA_TARGETS, min_length=1)
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value  # a table of reinforcement is read before it is checked
 
 
 class LearnerConfig(BaseModel):
