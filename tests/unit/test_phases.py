@@ -175,7 +175,7 @@ def test_a_phase_trains_adapters_of_its_own_or_all_weights() -> None:
 def adapted(kind: str, model: Path, folder: Path) -> Iterator[PhaseStep]:
     """Six steps of a phase of supervision or of pairs, each phase from what the one before has left in `folder`."""
     talks = [talk(f"what is {i}?", "it is four") for i in range(3)]
-    found = {
+    found: dict[str, tuple[Any, list[dict[str, Any]]]] = {
         "cpt": (CPTConfig, [{"text": f"two plus two is {i}"} for i in range(3)]),
         "midtrain": (MidtrainConfig, [{"text": "two plus two"}, *talks]),
         "sft": (SFTConfig, talks),
@@ -578,9 +578,14 @@ def test_any_phase_starts_from_any_stage_and_the_plan_repeats_the_table(stage: S
     write_manifest(policy, Origin(name="policy", stage=stage, source="here"))
     talks = [talk("part one", "one"), talk("part", "two")]
     pairs = [{"prompt": f"part {i}", "chosen": "one", "rejected": "two"} for i in range(2)]
-    values = {"cpt": [{"text": "part one"}, {"text": "two"}], "midtrain": talks, "sft": talks, "dpo": pairs}
+    values: dict[str, list[dict[str, Any]]] = {
+        "cpt": [{"text": "part one"}, {"text": "two"}],
+        "midtrain": talks,
+        "sft": talks,
+        "dpo": pairs,
+    }
     for kind in KINDS:
-        data = {"steps": 1, "data": rows(tmp_path / f"{kind}.jsonl", *values[kind])} if kind in values else {"lr": 1e-5}
+        data: dict[str, Any] = {"steps": 1, "data": rows(tmp_path / f"{kind}.jsonl", *values[kind])} if kind in values else {"lr": 1e-5}
         config = config_from_data({**WHAT, "model": str(policy), kind: data, "engine": {"max_context": 300}})
         plan = make_plan(resolve(config))
         said = [line.partition(": ")[2] for line in plan.warnings if line.startswith(f"phase {kind} on a model of stage {stage}: ")]
