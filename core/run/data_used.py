@@ -39,7 +39,8 @@ def _tasks(run: Run, table: RFTPhaseConfig, rows: Rows) -> Iterator[DataUse]:
     groups = sum(row.get("groups_sampled", 0.0) for row in rows)
     drawn = dict[str, float]()
     for name in uses if groups else ():
-        drawn[name] = sum(row.get(f"blend/{name}", 0.0) * row.get("groups_sampled", 0.0) for row in rows) / groups
+        of_it = sum(row.get(f"blend/{name}", 0.0) * row.get("groups_sampled", 0.0) for row in rows)
+        drawn[name] = min(1.0, of_it / groups)  # a sum of floats may be a little more
     tokens = _shares(_taught(rows))
     for name, share in zip(table.task_blend.names, table.task_blend.shares, strict=True):
         if share:
