@@ -9,8 +9,10 @@ import torch
 from peft import PeftModel
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from burnish.rollout.transport.shipment import Form
 from burnish.trainer.batch import TokenBatch, plain_batch
 from burnish.trainer.learner.config import LearnerConfig, LoRAConfig, OptimizerConfig
+from burnish.trainer.learner.group import LearnerGroup
 from burnish.trainer.learner.learner import Learner
 from burnish.trainer.models.folder import Origin, write_model_folder
 from burnish.trainer.objectives.objective import CROSS_ENTROPY, Objective
@@ -150,6 +152,21 @@ def test_a_learner_begins_anew_from_what_its_adapters_were_merged_into(
     assert all(np.array_equal(array, resumed.weights()[name]) for name, array in learner.weights().items())
     with pytest.raises(ValueError, match=r"was saved with learner\.lora|holds adapters of another model"):
         make_learner(folder).restore(tmp_path / "state")
+
+
+def test_engines_get_adapters_alone_only_over_the_model_that_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[tuple[object, ...]]()
+    monkeypatch.setattr(LearnerGroup, "_all", lambda group, *call: asked.append(call))
+    group = object.__new__(LearnerGroup)
+    group._model = Path("/models/first")
+    group.send_as(Form("bfloat16", adapters=True))
+    for model, lora, alone in (("merged", LORA, False), ("first", LORA, True), ("first", None, False)):
+        group.rebase(Path("/models") / model, lora)
+        assert group._sender.form == Form("bfloat16", adapters=alone) and group._frozen is None
+        assert asked[-1] == ("rebase", f"/models/{model}", lora)
+    group.send_as(Form("bfloat16"))
+    group.rebase(Path("/models/first"), LORA)
+    assert not group._sender.form.adapters, "as the recipe asked"
 
 
 def test_a_learner_that_began_so_is_left_as_it_is(folder: Path, batch: TokenBatch) -> None:
