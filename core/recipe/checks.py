@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from burnish.envs.row_files import is_there
 from burnish.recipe.config import RunConfig
 from burnish.recipe.phase_run import phase_runs
 from burnish.recipe.platforms import DEVICES
+from burnish.rollout.engine.config import EngineConfig
 from burnish.rpc.address import RAY, SERVICE, service_references
 from burnish.rpc.urls import is_called_secret, is_like_secret, says_where, secrets_in
 from burnish.trainer.data.config import SupervisedRows
+from burnish.trainer.learner.config import LearnerConfig
 from burnish.trainer.phases.registry import KINDS
 from burnish.trainer.phases.rft import RFTPhaseConfig
 from burnish.trainer.watch.guards import BOUNDS, RULES
@@ -28,7 +30,7 @@ def cross_problems(config: RunConfig) -> list[str]:
     """Every impossible combination in a config whose fields are each well-formed."""
     checks = (
         _phases, _retention, _turns, _context, _time, _rewards, _success, _services, _sent_arguments, _seeds, _tasks, _learner,
-        _adapters, _rollouts, _guards, _episodes, _between, _devices,
+        _adapters, _rollouts, _bounds, _guards, _episodes, _between, _devices,
     )  # fmt: skip
     return [line for check in checks for line in check(config)]
 
@@ -331,6 +333,30 @@ def _rollouts(config: RunConfig) -> Iterator[str]:
     for key in ("weight_deltas", "whole_weights_every"):
         if getattr(config.engine, key) is not None and config.resources.ray_address is None:
             yield f"engine.{key}: has no effect on the one node that is started here; remove it, or name a cluster in resources.ray_address"
+
+
+def _bounds(config: RunConfig) -> Iterator[str]:
+    for table in _reinforced(config):
+        own = table.own_bounds()
+        for key, value in table.idle_bounds(_exact(config.engine, config.learner)).items():
+            if own.get(key) != value and not (key == "clip_low" and value >= 1):  # that is how the lower bound is taken away
+                yield (
+                    f"{table.name}.objective.loss_args.{key}: {value:g} has no effect with one update a step by engines that wait, in "
+                    "float32: the ratio that it bounds is 1 but for rounding; remove it, or raise minibatches or epochs"
+                )
+
+
+def idle_presets(tables: Iterable[RFTPhaseConfig], engine: EngineConfig, learner: LearnerConfig) -> Iterator[str]:
+    """Bounds that algorithms write out, by their names, and that cannot act; of its own, a recipe is refused for one."""
+    for table in tables:
+        bounds = " and ".join(f"{name} = {value:g}" for name, value in table.idle_bounds(_exact(engine, learner)).items())
+        if bounds and table.algorithm is not None:
+            yield f"{table.name}: {bounds} of {table.algorithm} cannot act: no ratio gets there (docs/algorithms.md, One step)"
+
+
+def _exact(engine: EngineConfig, learner: LearnerConfig) -> bool:
+    """Whether both compute in float32."""
+    return engine.resolved_dtype == learner.dtype == "float32"
 
 
 def _devices(config: RunConfig) -> Iterator[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from burnish.recipe import machine
-from burnish.recipe.checks import SINGLE_TURN
+from burnish.recipe.checks import SINGLE_TURN, idle_presets
 from burnish.recipe.components import check_components
 from burnish.recipe.learns import learns
 from burnish.recipe.measured import Rates, earlier_rates
@@ -208,6 +208,7 @@ def _warnings(run: ResolvedRun, model: ModelFacts) -> Iterator[str]:
                 yield f"{field}: {dtype} is many times slower than float32 on this CPU, which has neither AVX-512 nor instructions for it"
     if (model.folder / "tokenizer.json").is_file() and not load_renderer(model.folder, run.rollout.template_args).append_only:
         yield "the chat template rewrites earlier turns: a turn that does not extend the one before trains as a sequence of its own"
+    yield from idle_presets(run.reinforced, run.engine, run.learner)
     yield from machine_problems(run.placement, machine.this_machine())  # of a plan alone: a run is refused for them
     yield from _tight(run, model)
     if not model.weights_here:

@@ -115,6 +115,13 @@ def test_what_the_recipe_says_goes_before_the_name() -> None:
             "objective.loss_args.clip_high has no effect with one update",
         ),
         ({"algorithm": "grpo", "objective": {"correction": "mask", "loss_args": {"clip_low": 0.3}}}, "clip_low has no effect"),
+        (
+            {"algorithm": "grpo", "objective": {"loss_args": {"clip_high": 0.28}}},
+            "rft.objective.loss_args.clip_high: 0.28 has no effect with",
+        ),
+        ({"objective": {"loss_args": {"clip_low": 0.2}}}, "rft.objective.loss_args.clip_low: 0.2 has no effect with one update a step"),
+        ({"minibatches": 2, "objective": {"loss_args": {"clip_low": 1.5}}}, "clip_low = 1.5 bounds no more than 1 does"),
+        ({"algorithm": "ppo", "minibatches": 1, "critic": {"clip": 0.1}}, "critic.clip has no effect with one update a step"),
         ({"objective": {"correction_high": 3.0}}, 'correction_high has no effect with correction = "none"'),
         ({"minibatches": 2, "objective": {"correction_low": 0.5}}, 'correction_low has no effect with correction = "truncate"'),
         ({"objective": {"kl": "k2"}}, "kl has no effect with kl_coef = 0"),
@@ -138,6 +145,31 @@ def test_what_contradicts_or_has_no_effect_is_refused(rft: dict[str, Any], says:
 def test_a_recipe_that_names_it_is_planned(name: str, plan_model: Path) -> None:
     plan = make_plan(recipe(plan_model, rft={"algorithm": name, "steps": 3}))
     assert plan.phases[0].name == "rft"
+
+
+@pytest.mark.parametrize(
+    ("rft", "engine", "says"),
+    [
+        ({"algorithm": "grpo"}, {}, "rft: clip_low = 0.2 and clip_high = 0.2 of grpo cannot act"),
+        ({"algorithm": "cispo"}, {}, "rft: clip_low = 1 of cispo cannot act"),
+        ({"algorithm": "grpo", "epochs": 2}, {}, ""),
+        ({"algorithm": "grpo", "rollouts": "one_step_off"}, {}, ""),
+        ({"algorithm": "grpo"}, {"dtype": "bfloat16"}, ""),
+        ({"objective": {"loss_args": {"clip_low": 1e-3, "clip_high": 1e-3}}}, {}, ""),
+    ],
+    ids=str,
+)
+def test_a_plan_says_which_bounds_of_an_algorithm_cannot_act(
+    rft: dict[str, Any], engine: dict[str, Any], says: str, plan_model: Path
+) -> None:
+    said = [line for line in make_plan(recipe(plan_model, rft={"steps": 3, **rft}, engine=engine)).warnings if "cannot act" in line]
+    assert [line[: len(says)] for line in said] == ([says] if says else [])
+
+
+def test_a_critics_clip_stands_where_it_acts() -> None:
+    assert table(algorithm="ppo")["critic"]["clip"] == 0.2
+    assert table(algorithm="ppo", minibatches=1)["critic"]["clip"] is None
+    assert table(algorithm="ppo", critic={"clip": 0.0})["critic"]["clip"] == 0.0
 
 
 def test_a_plan_counts_every_pass_over_the_tokens(plan_model: Path) -> None:

@@ -58,9 +58,9 @@ class CriticConfig(BaseModel):
     """The `[rft.critic]` table: a model that learns what episodes earn, for the advantages that need one (`gae`).
 
     lr: its peak learning rate, which falls as the phase's does; left out, the phase's own. lam: of the returns it learns (1: what was
-    earned from a token on; lower mixes in what it expects of the tokens that follow). clip: how far an estimate moves within a step before
-    its gradient ends; 0 for no end. warmup_updates: updates at the beginning of the phase in which it learns alone, and the policy stays; a
-    warm-up of the policy's rate follows them.
+    earned from a token on; lower mixes in what it expects of the tokens that follow). clip: where a step makes several updates, how far an
+    estimate moves within it before its gradient ends; 0 for no end, left out, 0.2. warmup_updates: updates at the beginning of the phase in
+    which it learns alone, and the policy stays; a warm-up of the policy's rate follows them.
 
     Example: `[rft.critic]` with `lr = 1e-5` and `warmup_updates = 20`.
     """
@@ -69,7 +69,7 @@ class CriticConfig(BaseModel):
 
     lr: float | None = Field(default=None, gt=0, le=1)
     lam: float = Field(default=1.0, ge=0, le=1)
-    clip: float = Field(default=0.2, ge=0)
+    clip: float | None = Field(default=None, ge=0)
     warmup_updates: int = Field(default=0, ge=0)
 
 

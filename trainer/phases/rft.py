@@ -23,13 +23,17 @@ from ..loop import MAX_IDLE_STEPS, Step
 from ..models.checkpoints import BestBy
 from ..objectives.config import ObjectiveConfig
 from ..objectives.measures import per_trajectory
-from ..objectives.presets import CLIPS, Algorithm, bounds_act, plain_name, written_out
+from ..objectives.presets import CLIPS, PRESETS, Algorithm, bounds_act, plain_name, written_out
 from ..schedule.admission import Rollouts
 from .common import PhaseConfig, PhaseData, PhaseKind, PhaseParts, PhaseStep, PhaseWork, Playing, Spent
 from .examples import examples_of
 
 MAX_STALENESS = 2
 """Of tokens that are trained on, in moves of the weights, unless the recipe says otherwise."""
+CRITIC_CLIP = 0.2
+"""How far a critic's estimate moves within a step before its gradient ends, unless the recipe says otherwise."""
+ROUNDING = 0.01
+"""Within this of 1 is every ratio of learner and engine for equal weights in float32, which differ by some 1e-4 (docs/design.md)."""
 
 
 class BlendedConfig(BaseModel):
@@ -152,8 +156,12 @@ class RFTPhaseConfig(PhaseConfig):
         if plain_name(self.objective.advantage) == "pass_at_k" and isinstance(k, int) and not 2 <= k <= self.group_size:
             raise ValueError(f"objective.advantage_args.k: must be from 2 to group_size = {self.group_size}, not {k}")
         self._check_critic()
+        self._check_bounds()
         if plain_name(self.objective.loss) == "dpo":
             raise ValueError('objective.loss = "dpo" is of pairs, not of groups that are played; use a phase of kind "dpo"')
+        return self
+
+    def _check_bounds(self) -> None:
         bounds = CLIPS.get(plain_name(self.objective.loss), ())
         idle = [name for name in bounds if name in self.objective.loss_args]
         if idle and not bounds_act(self.updates, self.objective.correction or "none"):
@@ -161,7 +169,11 @@ class RFTPhaseConfig(PhaseConfig):
                 f"objective.loss_args.{idle[0]} has no effect with one update a step and a correction: the ratio that it bounds is 1; "
                 'raise minibatches or epochs, or write objective.correction = "none"'
             )
-        return self
+        low = self.objective.loss_args.get("clip_low")
+        if "clip_low" in idle and isinstance(low, int | float) and low > 1:
+            raise ValueError(
+                f"objective.loss_args.clip_low = {low:g} bounds no more than 1 does, since no ratio is below 0; write 1, or less"
+            )
 
     def _check_critic(self) -> None:
         advantage = plain_name(self.objective.advantage)
@@ -169,7 +181,13 @@ class RFTPhaseConfig(PhaseConfig):
             raise ValueError('objective.advantage = "gae" needs a critic: write algorithm = "ppo", or add a table [rft.critic]')
         if self.critic is not None and advantage != "gae" and advantage.isidentifier():  # burnish's own
             raise ValueError(f'critic has no effect with objective.advantage = "{advantage}"; remove the table, or use "gae"')
-
+        if self.critic is not None and self.critic.clip is not None and self.updates == 1:
+            raise ValueError(
+                "critic.clip has no effect with one update a step, which finds every estimate where the step began; remove it, or raise "
+                "minibatches or epochs"
+            )
+        if self.critic is not None and self.critic.clip is None and self.updates > 1:
+            object.__setattr__(self, "critic", self.critic.model_copy(update={"clip": CRITIC_CLIP}))  # frozen for everyone else
         if self.critic is not None and self.critic.warmup_updates:
             alone, every = self.critic.warmup_updates, self.steps * self.updates
             warm = self.warmup * self.updates if self.schedule == "cosine" else 0
@@ -181,6 +199,20 @@ class RFTPhaseConfig(PhaseConfig):
     def updates(self) -> int:
         """Optimizer updates of one step."""
         return self.minibatches * self.epochs
+
+    def idle_bounds(self, exact: bool) -> dict[str, float]:
+        """The bounds of the ratio that stand here and cannot act. exact: whether engine and learner both compute in float32.
+
+        With one update by the tokens of the weights that are trained, the ratio is 1 but for rounding; and it is never below 0.
+        """
+        names = CLIPS.get(plain_name(self.objective.loss), ())
+        given = {name: value for name in names if isinstance(value := self.objective.loss_args.get(name), int | float)}
+        rounded = exact and self.updates == 1 and self.staleness == 0
+        return {name: value for name, value in given.items() if (rounded and value >= ROUNDING) or (name == "clip_low" and value >= 1)}
+
+    def own_bounds(self) -> dict[str, float]:
+        """Those that the algorithm's name stands for, whatever the recipe sets."""
+        return {} if self.algorithm is None else {**PRESETS[self.algorithm].clips}
 
     @property
     def staleness(self) -> int:
