@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +120,36 @@ def test_an_update_raises_the_better_and_lowers_the_worse(folder: Path) -> None:
     assert metrics["packed_tokens"] == len(better) + len(worse) - 2 - PROMPT
     assert metrics["parity_max"] < 1e-5
     assert metrics["clip_fraction"] == metrics["stale_fraction"] == 0.0
+
+
+def flat(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([tensor.detach().float().flatten() for tensor in tensors])
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("policy", [True, False], ids=["policy", "supervised"])
+def test_a_step_in_bfloat16_is_one_in_float32_but_for_rounding(folder: Path, policy: bool, checkpointing: bool) -> None:
+    """A bfloat16 has 8 bits, so a product of it is off by up to 0.4 %; what is learned is kept in float32."""
+    optimizer = OptimizerConfig(lr=1e-3, grad_clip=1e9)
+    exact = make_learner(folder, LearnerConfig(threads=1, optimizer=optimizer))
+    rounded = make_learner(folder, LearnerConfig(threads=1, optimizer=optimizer, dtype="bfloat16", activation_checkpointing=checkpointing))
+    start = flat(exact.policy.trained.values())
+    groups = GroupBatch(tuple(make_group(exact, [Reward(1.0), Reward(0.0), Reward(0.0)], seed) for seed in range(3)))
+    batch = groups.train(grpo(groups)) if policy else example_batch([example(*range(at, at + 12)) for at in range(8)])
+    first, second = (one.forward_backward(batch, Objective() if policy else CROSS_ENTROPY) for one in (exact, rounded))
+    off = np.abs(first.logprobs - second.logprobs)[batch.mask]
+    bound = PARITY_BOUNDS["bfloat16"]
+    assert 1e-5 < off.mean() < bound.mean and np.quantile(off, 0.95) < bound.quantile, (off.mean(), np.quantile(off, 0.95))
+    assert second.terms["loss"] == pytest.approx(first.terms["loss"], rel=0.02, abs=2e-3)
+    for one in (exact, rounded):
+        assert {tensor.dtype for tensor in one.policy.trained.values()} == {torch.float32}, "the weights that are kept"
+    ours, theirs = (flat(tensor.grad for tensor in one.policy.trained.values() if tensor.grad is not None) for one in (rounded, exact))
+    assert (ours - theirs).norm() < 0.05 * theirs.norm(), float((ours - theirs).norm() / theirs.norm())
+    norms = [one.step()["grad_norm"] for one in (exact, rounded)]
+    assert norms[1] == pytest.approx(norms[0], rel=0.05)
+    moved = [flat(one.policy.trained.values()) - start for one in (exact, rounded)]
+    assert torch.nn.functional.cosine_similarity(*moved, dim=0) > 0.9, "AdamW moves each weight by its rate, in the sign of its gradient"
+    assert {state.dtype for of in rounded.optimizer.state.values() for state in of.values()} == {torch.float32}
 
 
 def test_the_gradient_is_the_token_mean_policy_gradient(folder: Path) -> None:
