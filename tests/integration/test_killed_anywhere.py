@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.scripted_run import folder_of
 from tests.unit.test_recorded_steps import REWARD
 
 from burnish.inspector.runs import read_run_transcripts
-from burnish.rollout.store.records import read_json_lines
+from burnish.rollout.store.records import read_json_lines, read_ledger
 from burnish.trainer.models.checkpoints import latest, list_checkpoints
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -111,28 +113,58 @@ def what_came_of(run: Path) -> dict[str, Any]:
     return left
 
 
-@pytest.mark.parametrize("rollouts", MOMENTS)
-def test_a_run_killed_at_any_moment_and_resumed_is_the_run_that_was_not(rollouts: str, tiny_model: Path, tmp_path: Path) -> None:
-    moments = MOMENTS[rollouts]
-    data, recipe = tmp_path / "data.jsonl", tmp_path / "killed.toml"
+def play(rollouts: str, moments: Sequence[str], tiny_model: Path, folder: Path) -> Path:
+    """Play a run for each moment, killed then and resumed until it ends; where they are."""
+    data, recipe = folder / "data.jsonl", folder / "killed.toml"
     talk = [{"role": "user", "content": "part 1 bore"}, {"role": "assistant", "content": "pass"}]
     data.write_text("".join(json.dumps({"messages": [{**talk[0], "content": f"part {i} bore"}, talk[1]]}) + "\n" for i in range(5)))
     recipe.write_text(RECIPE.format(model=tiny_model, data=data, reward=REWARD, rollouts=rollouts))
-    runs = tmp_path / "runs"
+    runs = folder / "runs"
     runs.mkdir()
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-m", PROGRAM, str(recipe), str(runs), "whole", *moments]
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-m", PROGRAM, str(recipe), str(runs), *moments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=800, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     assert set(json.loads(done.stdout.splitlines()[-1]).values()) == {0}, (done.stdout + done.stderr)[-4000:]
+    return runs
+
+
+@pytest.mark.parametrize("rollouts", MOMENTS)
+def test_a_run_killed_at_any_moment_and_resumed_is_the_run_that_was_not(rollouts: str, tiny_model: Path, tmp_path: Path) -> None:
+    moments = MOMENTS[rollouts]
+    runs = play(rollouts, ["whole", *moments], tiny_model, tmp_path)
     whole = what_came_of(runs / "whole")
-    assert [(row["phase"], row["step"]) for row in whole["metrics.jsonl"]] == [("sft", i) for i in (1, 2, 3)] + [
-        ("rft", i) for i in range(1, 6)
-    ]
+    assert [(row["phase"], row["step"]) for row in whole["metrics.jsonl"]] == STEPS
     for moment in moments:
-        found = what_came_of(runs / moment.replace(":", "-"))
+        found = what_came_of(runs / folder_of(moment))
         for what, value in whole.items():
             of = settled if what == "ledger.jsonl" and rollouts == "one_step_off" else lambda rows: rows
             assert of(found[what]) == of(value), f"{what}, killed at {moment}"
+
+
+STEPS = [("sft", i) for i in (1, 2, 3)] + [("rft", i) for i in range(1, 6)]
+ASYNC = (
+    "updated:5",  # in a step, with groups of the next ones under way
+    "state-written:4",  # during a checkpoint, with groups under way that it counts as open
+    "ledger:3,updated:2",  # after a checkpoint, and once more as soon as it goes on
+)
+
+
+def test_an_async_run_that_was_killed_skips_no_task_repeats_none_and_keeps_its_books(tiny_model: Path, tmp_path: Path) -> None:
+    """Which groups meet in a step depends on when they finish, so no two such runs are the same."""
+    runs = play("async", ASYNC, tiny_model, tmp_path)
+    for moment in ASYNC:
+        run = runs / folder_of(moment)
+        assert [(row["phase"], row["step"]) for _, row in read_json_lines(run / "metrics.jsonl")] == STEPS, moment
+        books = read_ledger(run / "ledger.jsonl")
+        assert [(row.phase, row.step, row.missing) for row in books] == [("rft", i, 0) for i in range(1, 6)], moment
+        last = books[-1]
+        assert last.carried == 0 and last.masked == {}, f"killed at {moment}: {last}"
+        stored = [(one.task, one.sample) for one in read_run_transcripts(run) if one.split == "train"]
+        given_up = last.dropped.get("surplus", 0)  # issued for steps that the phase did not have
+        assert len(set(stored)) == len(stored) == last.issued - given_up, f"killed at {moment}: {last}"
+        issued = {(f"train-{task}", sample) for task in range(last.issued // 3) for sample in range(3)}
+        assert set(stored) <= issued and len(issued) == last.issued, f"killed at {moment}"
+        assert list_checkpoints(run)[-1].final and not list((run / "checkpoints").glob(".*"))
 
 
 TWO_PHASES = """
