@@ -20,6 +20,10 @@ TERMINATED = 143
 USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where there is no room for more of a file."""
+
+
 def debugging() -> bool:
     """Whether the user asked for tracebacks (`burnish --debug …` or BURNISH_DEBUG=1)."""
     return os.environ.get("BURNISH_DEBUG", "") not in ("", "0")
@@ -86,7 +90,8 @@ def _text(error: BaseException) -> str:
     if isinstance(error, FileExistsError) and error.filename and error.strerror == os.strerror(errno.EEXIST):
         return f"{error.filename} exists already; choose another place or remove it"
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        at = (error.filename2 if error.errno in NO_ROOM else None) or error.filename  # of a copy, the file that is written
+        return f"{error.strerror}: {at}" if at else error.strerror
     if type(error).__name__ == "ValidationError" and type(error).__module__.startswith("pydantic"):
         from burnish.envs.pydantic_words import first_error  # its own words take several lines, and name a page about pydantic
 

@@ -17,6 +17,7 @@ import numpy as np
 from safetensors import TensorSpec, safe_open, serialize_file
 
 from ...envs.failures import EpisodeFailure, FailureKind, short_traceback
+from ..store.writing import writing
 from .base import GenerateRequest
 from .config import EngineConfig
 from .layout import checksum, dtype_name
@@ -197,7 +198,8 @@ def _write(tensors: Mapping[str, np.ndarray], file: Path) -> None:
         name: TensorSpec(dtype=dtype_name(array), shape=array.shape, data_ptr=array.ctypes.data, data_len=array.nbytes)
         for name, array in tensors.items()
     }
-    serialize_file(specs, file)
+    with writing(file):
+        serialize_file(specs, file)
 
 
 def _checksums(folder: Path) -> dict[str, str]:

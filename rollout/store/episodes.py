@@ -26,6 +26,7 @@ from ...envs.types import Episode, Float32
 from .keeping import Keeping
 from .moments import Moment, PerEpisode
 from .transcripts import TranscriptWriter, transcript_of
+from .writing import writing
 
 SCHEMA_VERSION = 4
 
@@ -194,7 +195,8 @@ class EpisodeStore:
     def _write(self, moment: Moment, episodes: tuple[Episode, ...], measured: PerEpisode, kept: Path | None) -> None:
         rows = [row_of(episode, moment, self._run, measured.get(episode.id)) for episode in episodes]
         draft = self._folder / moment.draft
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), draft, **WRITTEN)
+        with writing(draft):
+            pq.write_table(pa.Table.from_pylist(rows, SCHEMA), draft, **WRITTEN)
         _to_disk(draft)
         draft.replace(self._folder / moment.file)
         if kept is not None:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ...envs.pydantic_words import first_error
 from ...envs.rows import json_object
 from .own_files import MOST_LINE_BYTES, open_file
+from .writing import writing
 
 _SHARE = re.compile(r"[0-9]{1,30}(/0*[1-9][0-9]{0,29})?")
 Row = TypeVar("Row", bound=BaseModel)
@@ -43,7 +44,8 @@ class JsonLines:
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one row. Raises ValueError on NaN or infinity, TypeError on what JSON cannot hold, OSError when the disk is full."""
         line = json.dumps(row, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
-        written = os.write(self._file, line)
+        with writing(self.path):
+            written = os.write(self._file, line)
         if written != len(line):
             _drop_unfinished_line(self._file)
             raise OSError(f"{self.path}: only {written} of {len(line)} bytes could be written; is the disk full?")

@@ -289,6 +289,11 @@ def test_a_failed_run_names_the_culprit_and_how_to_resume(pipeline: dict[str, An
         (ValueError("seed is odd; choose another"), 2, "error: seed is odd; choose another\n"),
         (FileNotFoundError(2, "No such file or directory", "a.toml"), 2, "error: No such file or directory: a.toml\n"),
         (OSError(28, "No space left on device"), 1, "failed: No space left on device\n"),
+        (
+            OSError(28, "No space left on device", "model/tokenizer.json", None, "RUN/tokenizer.json"),
+            1,
+            "failed: No space left on device: RUN/tokenizer.json\n",
+        ),
         (TimeoutError("engine-0 did not answer within 60 s"), 1, "failed: engine-0 did not answer within 60 s\n"),
         (RuntimeError("the run stopped"), 1, "failed: the run stopped\n"),
         (

@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ...rollout.store.writing import writing
 from .ranks import laid_out_as
 
 FORMAT = 1
@@ -42,7 +43,8 @@ def write_state(
     try:
         partial.mkdir()
         for name, group in tensors.items():
-            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in group.items()}, partial / f"{name}.safetensors")
+            with writing(file := partial / f"{name}.safetensors"):
+                save_file({key: tensor.detach().cpu().contiguous() for key, tensor in group.items()}, file)
         for name, text in (texts or {}).items():
             (partial / name).write_text(text)
         (partial / "state.json").write_text(json.dumps({"format": FORMAT, **state}, indent=1))

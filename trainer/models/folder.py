@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from ...rollout.store.own_files import read_whole
+from ...rollout.store.writing import writing
 from ...rollout.tokenizer_files import check_tokenizer_files
 from .card import model_card
 from .config_file import check_config, ties_embeddings
@@ -257,7 +258,8 @@ def write_model_folder(weights: Mapping[str, np.ndarray], like: Path, out: Path,
     out.mkdir(parents=True)
     copy_model_files(like, out)
     tensors = {key: np.ascontiguousarray(value) for key, value in weights.items() if key not in tied}
-    save_file(tensors, out / WEIGHTS_FILE, metadata={"format": "pt"})
+    with writing(out / WEIGHTS_FILE):
+        save_file(tensors, out / WEIGHTS_FILE, metadata={"format": "pt"})
     dtypes = {str(value.dtype) for value in tensors.values()}
     if len(dtypes) == 1:
         (out / "config.json").write_text(json.dumps({**config, "dtype": dtypes.pop()}, indent=2) + "\n")

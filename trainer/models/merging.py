@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from ...envs.registry import did_you_mean
+from ...rollout.store.writing import writing
 from .finding import MODELS, verified_model
 from .folder import WEIGHTS_FILE, Origin, atomic_folder, copy_model_files, manifest_of, read_json, write_manifest
 from .importing import no_progress_bars, verify_model
@@ -126,7 +127,8 @@ def _write_merged(folders: list[Path], out: Path, mix: Callable[..., Tensor]) ->
     for name in sources[0].names:
         tensors = [source.read(name) for source in sources]
         merged[name] = mix(*(tensor.float() for tensor in tensors)).to(tensors[0].dtype).contiguous()
-    save_file(merged, out, metadata={"format": "pt"})
+    with writing(out):
+        save_file(merged, out, metadata={"format": "pt"})
 
 
 def _check_alike(first: Path, other: Path) -> None:

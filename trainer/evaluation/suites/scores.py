@@ -22,6 +22,7 @@ from ....envs.registry import ID_PATTERN
 from ....envs.rows import json_object
 from ....rollout.store.intervals import wilson_interval
 from ....rollout.store.own_files import own_file, own_files
+from ....rollout.store.writing import writing
 from ..statistics import exact_interval, resampled_means
 from .suite import Suite, SuiteKind, file_name
 
@@ -238,7 +239,8 @@ def write_scores(out: Path, every: Sequence[Scores], model: str) -> None:
         table = pa.Table.from_pylist([asdict(one) for one in scores.samples], _columns().with_metadata({"burnish": json.dumps(head)}))
         target = out / f"{file_name(scores.suite)}.parquet"
         draft = out / f".{target.name}.tmp"
-        pq.write_table(table, draft, compression="zstd")
+        with writing(draft):
+            pq.write_table(table, draft, compression="zstd")
         draft.replace(target)
     said = {"schema": SCHEMA_VERSION, "model": model, "suites": [scores.result().to_row() for scores in every]}
     draft = out / f".{RESULTS}.tmp"
