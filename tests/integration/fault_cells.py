@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 HOLD_S = 8.0
 """Seconds that a fault lasts which somebody or something ends: an overload, an error, a machine that paused."""
@@ -39,6 +40,44 @@ CELLS: Sequence[Cell] = (
 )
 NODES: Sequence[Cell] = (Cell("node", "lost", r"rollout-1 .*\(its node \S+ \(\S+, \w+\) is gone\)"),)
 """Of a run over two nodes of Ray."""
+REST_S = 300.0
+"""Seconds of a cell beside the wait that the recipe bounds: what is brought back, and two steps more, on a busy machine."""
+WAITS: Mapping[str, tuple[int, str]] = {
+    "engine stopped": (1, "engine.request_timeout_s"),
+    "runner stopped": (1, "limits.answer_s"),
+    "environment killed": (2, "rollout.step_timeout_s"),
+    "environment stopped": (2, "rollout.step_timeout_s"),
+    "verifier stopped": (2, "rewards.0.deadline_s"),
+    "learner stopped": (1, "limits.learner_s"),
+    "node lost": (1, "limits.restart_s"),
+}
+"""What the run waits for that does not answer, by the cell's name: how often, and the recipe's limit of each time."""
+
+
+def limit_of(cell: Cell, recipe: Mapping[str, Any]) -> float:
+    """Seconds that the recipe lets the run wait once for what suffers; 0 where it is told at once."""
+    found: Any = recipe
+    if cell.name not in WAITS:
+        return 0.0
+    for key in WAITS[cell.name][1].split("."):
+        found = found[int(key)] if isinstance(found, list) else found[key]
+    return float(found)
+
+
+def bound_of(cell: Cell, recipe: Mapping[str, Any]) -> float:
+    """Seconds in which a cell is over."""
+    return WAITS.get(cell.name, (0, ""))[0] * limit_of(cell, recipe) + REST_S
+
+
+def other_limits(cell: Cell, said: str, recipe: Mapping[str, Any]) -> list[str]:
+    """What a run said of a wait for what suffers that is another than the recipe's limit.
+
+    Example: "no answer within 9 s", where `rollout.step_timeout_s` is 8.
+    """
+    limit = limit_of(cell, recipe)
+    return [] if not limit else [f"waited {one} s, not {limit:g}" for one in re.findall(r"within ([\d.]+) s", said) if float(one) != limit]
+
+
 SUMMARY = ("engine killed", "runner killed", "verifier raises")
 """What is played whenever the tests run, in about a minute of a machine at rest: an engine and a process that are brought back, and a
 service without which the run stops, and is resumed."""
@@ -73,7 +112,7 @@ def page(played: Sequence[Played], asked: Sequence[Cell], seed: int, before: str
     rows = [done[cell.name] for cell in [*CELLS, *NODES]]
     longest = max([0.0, *map(float, re.findall(r"the longest took\s(\d+) s", before)), *(one.seconds for one in played)])
     kept = sum(row.endswith("| yes |") for row in rows)
-    head = HEAD.format(kept=kept, cells=len(rows), seed=seed, longest=longest, hold=HOLD_S, summary=", ".join(SUMMARY))
+    head = HEAD.format(kept=kept, cells=len(rows), seed=seed, longest=longest, hold=HOLD_S, rest=REST_S, summary=", ".join(SUMMARY))
     return head + "\n".join(rows) + "\n"
 
 
@@ -83,8 +122,11 @@ What a run does when a part of it fails. Written by `make faults`, which plays e
 random moments (seed {seed}), and resumes the run where it stops; node is a second run. {kept} of {cells} cells are kept; the longest took
 {longest:.0f} s.
 
-A cell is kept when the run goes on with fresh weights, or stops with one line that names the culprit and can be resumed; when the ledger
-balances, nothing waited longer than its limit, and no process is left of what stopped. At the end, no task was skipped or repeated.
+A cell is kept when the run goes on with fresh weights, or stops with one line that names the culprit and can be resumed; when it does so
+within the limit that its recipe has for that wait and {rest:g} s for all that follows; when the ledger balances, and no process is left of
+what stopped. At the end, no task was skipped or repeated. Limits of their own have engine stopped (`engine.request_timeout_s`), runner
+stopped (`limits.answer_s`), environment killed and stopped (`rollout.step_timeout_s`, tried twice), verifier stopped (its `deadline_s`,
+twice), learner stopped (`limits.learner_s`) and node lost (`limits.restart_s`); a line that says how long was waited must say that limit.
 `make test` plays three of them by the same code: {summary}.
 
 - **killed**: `kill -9`. **stopped**: `SIGSTOP`; tools and driver go on after a while, the others stay as they are. **raises**: every call
@@ -95,7 +137,9 @@ balances, nothing waited longer than its limit, and no process is left of what s
   runs already, and whoever runs it starts it again.
 - The runner's node is one of two nodes of Ray on one machine; the other has the learner and `burnish run`. All its processes are killed
   at once by `kill -9`. **lost**: no other with room for the runner joins until the run has stopped.
-- The full disk is the operating system's error at the next row that is written.
+- The full disk is an error that is raised in the place of the next row. Disks that are really full, in the middle of a checkpoint, of a
+  file of episodes and of a row, are met in `tests/integration/test_full_disk.py`: a line names the file, and the run that is resumed once
+  there is room is the one that had room.
 - An engine whose process lives and that answers no more is told from a slow one by the tokens that it samples for all requests together:
   none for `engine.request_timeout_s`, and the episodes under way fail (engine_timeout), its process is replaced, and groups that failed
   whole are played again. Where an episode's time ends first, it waits until it is known which it is.

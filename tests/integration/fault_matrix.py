@@ -2,7 +2,7 @@
 
 It is one run of `burnish run` with real services, a real Ray, runner and learner; the engine is a script (`fault_plugin.py`). A cell is
 kept when the run goes on with fresh weights, or stops with one line that names the culprit and resumes; when its ledger balances, it took
-no longer than its limits allow, and no process is left of what has stopped.
+no longer than the recipe's limit of that wait allows, and no process is left of what has stopped.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 import signal
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 import psutil
 import pytest
 import ray
-from tests.integration.fault_cells import HOLD_S, NODES, Cell, Played
+from tests.integration.fault_cells import HOLD_S, NODES, Cell, Played, bound_of, other_limits
 from tests.integration.fault_nodes import SLOT, TwoNodes
 from tests.integration.faults import FOLDER
 from tests.integration.started import Started, last_step
@@ -35,8 +36,6 @@ from burnish.rpc.local_ray import start_local_ray
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 log = logging.getLogger(__name__)
-CELL_S = 900.0
-"""Seconds of one cell: every limit of the recipe one after the other, and the start of what is brought back, on a busy machine."""
 RECIPE = """
 name = "faults"
 model = "{model}"
@@ -89,7 +88,7 @@ check_s = 60.0
 stall_s = 240.0
 answer_s = 60.0
 sync_s = 120.0
-restart_s = {restart}
+restart_s = 240.0
 learner_s = 120.0
 
 [resources]
@@ -112,13 +111,13 @@ class Matrix:
         names = {
             "model": model,
             "ray": nodes.address if nodes else started_ray(),
-            "restart": 120.0 if nodes else 240.0,
             "more": f"engine_resources = {{ {SLOT} = 1 }}" if nodes else "",
             "plugin": HERE / "fault_plugin.py",
             "services": services,
             "tools": self.tools.address,
         }
-        self.recipe.write_text(RECIPE.format(**names))
+        self.recipe.write_text(text := RECIPE.format(**names))
+        self.limits = tomllib.loads(text)
         self.now = self._resumed(start("run", str(self.recipe), "--run-dir", str(self.run)))
 
     def play(self, cell: Cell) -> Played:
@@ -133,7 +132,7 @@ class Matrix:
             how = "goes on" + (f": {told}" if (told := self._told()) else "")
         else:
             if not gone:
-                wrong.append(f"neither goes on nor stops within {CELL_S:g} s")
+                wrong.append(f"neither goes on nor stops within {bound_of(cell, self.limits):g} s")
                 self.now.process.kill()
             code = self.now.process.wait(60)
             line = next((line for line in self.now.said.splitlines() if line.startswith(("failed: ", "error: "))), "")
@@ -149,7 +148,7 @@ class Matrix:
                 self.nodes.add()
             self.now = self._resumed(self._start("run", str(self.run), "--resume"))
             how += "; resumed"
-        return Played(cell, how, seconds, (*wrong, *self._books()))
+        return Played(cell, how, seconds, (*wrong, *other_limits(cell, how, self.limits), *self._books()))
 
     def finish(self) -> None:
         """End the run. Raises AssertionError when a task was skipped or repeated."""
@@ -186,7 +185,7 @@ class Matrix:
 
     def _until(self, on: Callable[[], bool], cell: Cell) -> bool:
         """Whether the run ended before it went on."""
-        deadline = time.monotonic() + CELL_S
+        deadline = time.monotonic() + bound_of(cell, self.limits)
         while self.now.process.poll() is None and time.monotonic() < deadline:
             if on() and not (self.faults / cell.place).exists():
                 return False

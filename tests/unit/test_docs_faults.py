@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import tomllib
+from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tests.integration.fault_cells import CELLS, NODES, SUMMARY, Played, page
+from tests.integration.fault_cells import CELLS, NODES, REST_S, SUMMARY, WAITS, Played, bound_of, limit_of, other_limits, page
+from tests.integration.fault_matrix import RECIPE
 
 from burnish.trainer.nodes import lost_node
 
@@ -48,6 +51,28 @@ def test_a_lost_node_is_named_as_the_cells_of_nodes_ask_for(monkeypatch: pytest.
     gone = lost_node(str(book["NodeID"]))
     assert gone == "its node 10.0.0.7 (worker-3.example, 5f0c2b7a91de) is gone" and lost_node("b") == lost_node("") == ""
     assert all(re.search(cell.culprit, f"failed: rollout-1 died and did not come back within 120 s ({gone}): late") for cell in NODES)
+
+
+def test_a_cell_has_the_limit_that_the_recipe_of_the_matrix_names() -> None:
+    recipe = tomllib.loads(RECIPE.format_map(defaultdict(str)))
+    every = {cell.name: cell for cell in EVERY}
+    assert set(WAITS) <= set(every) and {limit_of(every[name], recipe) for name in set(every) - set(WAITS)} == {0.0}
+    assert {name: limit_of(every[name], recipe) for name in WAITS} == {
+        "engine stopped": 10.0, "runner stopped": 60.0, "environment killed": 8.0, "environment stopped": 8.0, "verifier stopped": 3.0,
+        "learner stopped": 120.0, "node lost": 240.0,
+    }  # fmt: skip
+    assert bound_of(every["environment killed"], recipe) == 2 * 8.0 + REST_S and bound_of(every["engine slow"], recipe) == REST_S
+    said = "reset: no answer within 9 s (episode tried 2 times)"
+    assert other_limits(every["environment stopped"], said, recipe) == ["waited 9 s, not 8"]
+    assert (
+        other_limits(every["environment stopped"], said.replace("9", "8"), recipe) == other_limits(every["engine slow"], said, recipe) == []
+    )
+
+
+@pytest.mark.parametrize("row", rows(PAGE))
+def test_what_a_row_says_of_a_wait_is_the_recipes_limit(row: str) -> None:
+    (cell,) = [one for one in EVERY if row.startswith(f"| {one.place} | {one.fault} |")]
+    assert other_limits(cell, row, tomllib.loads(RECIPE.format_map(defaultdict(str)))) == []
 
 
 def test_the_summary_is_of_cells_that_there_are() -> None:
