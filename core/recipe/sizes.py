@@ -14,8 +14,13 @@ The memory of a role is the sum of the following, in bytes; of the learner, that
   `gpu_memory_fraction` gives it more. With tensor parallelism each GPU holds its part of both. On a CPU, vLLM packs matrices, and the
   vocabulary's once more for a tied model, which costs two of those on top.
 
-Beside these there are, on a CPU, the processes themselves, libraries included. One learner on a GPU in bfloat16 took what this expects
-within 4 % (docs/gpus.md); an engine's GPUs were not compared with anything, and of several learners only the arithmetic was checked.
+On a CPU there are beside these the processes themselves, libraries included, and the backward pass: `BACKWARD_LAYERS` times what a layer
+keeps, gradients and what the allocator holds back. Measured as the most that processes had resident, in MB (expected): a learner in a
+process of its own, nano (3.3 M parameters, 4 layers) with `microbatch_tokens` of 256, 1024 and 4096: 784, 905, 1,477 (725, 876, 1,480);
+16 layers of width 192 with 2048: 1,470 (1,385); of runs of a model of 0.1 M parameters, an engine with 16 MB of KV cache: 942 to 1,014
+(1,066); of nano with 128 MB: 1,300 (1,192). Larger models were not measured. One learner on a GPU in bfloat16 was within 4 % of this in
+the table of docs/gpus.md, and 14 % off with the smallest microbatch; an engine's GPUs were not compared with anything, and of several
+learners only the arithmetic was checked.
 """
 
 from __future__ import annotations
@@ -35,8 +40,10 @@ from burnish.trainer.models.folder import count_parameters, weight_files
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 TRAINED_BYTES = 16
 """Per parameter: float32 weights, gradient and two Adam moments."""
-PROCESS_MB = {"learner": 700, "engine": 1500, "ray": 900}
-"""Memory of the processes themselves, libraries included."""
+PROCESS_MB = {"learner": 620, "engine": 1050, "vllm-async": 800, "ray": 900}
+"""Memory of the processes themselves, libraries included; "vllm-async" is that of the process that it has beside the engine's."""
+BACKWARD_LAYERS = 4
+"""What a backward pass takes on a CPU beside what the forward pass keeps, as so many layers of the latter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +102,14 @@ def activation_bytes(model: ModelFacts, learner: LearnerConfig) -> int:
     nothing is cast, which autocast leaves most of them in; keys and values are fewer where several heads share one. With
     `activation_checkpointing` each layer keeps its input in float32, and one at a time is computed again.
     """
+    layer = _layer_bytes(model, learner)
+    return 4 * model.layers * model.hidden + layer if learner.activation_checkpointing else model.layers * layer
+
+
+def _layer_bytes(model: ModelFacts, learner: LearnerConfig) -> int:
     width, shared = BYTES[learner.dtype], model.kv_heads / model.heads
     rows = 36 + 16 * shared if learner.dtype == "float32" else 30 + 8 * shared
-    layer = round(model.hidden * rows) + 4 * width * model.intermediate
-    return 4 * model.layers * model.hidden + layer if learner.activation_checkpointing else model.layers * layer
+    return round(model.hidden * rows) + 4 * width * model.intermediate
 
 
 def learner_bytes(model: ModelFacts, learner: LearnerConfig, reference: bool, learners: int = 1, critic: bool = False) -> int:
@@ -140,9 +151,11 @@ def memory_mb(model: ModelFacts, run: ResolvedRun) -> dict[str, int]:
     count, each = placement.engines, round(engine_bytes(model, run.engine) / 1e6)
     name = f"{count} engine{'s' if count > 1 else ''}"
     if placement.platform == "cpu":
+        backward = round(BACKWARD_LAYERS * run.learner.microbatch_tokens * _layer_bytes(model, run.learner) / 1e6)
+        beside = PROCESS_MB["vllm-async"] if run.engine.resolved_backend == "vllm-async" else 0
         return {
-            whose: learners * (learner + PROCESS_MB["learner"]),
-            name: count * (each + PROCESS_MB["engine"]),
+            whose: learners * (learner + backward + PROCESS_MB["learner"]),
+            name: count * (each + PROCESS_MB["engine"] + beside),
             "Ray and its object store": PROCESS_MB["ray"] + placement.object_store_mb,
         }
     return {

@@ -97,10 +97,12 @@ def test_a_task_whose_prompt_leaves_no_room_is_named(model: Path, tmp_path: Path
 
 def test_memory_by_hand(model: Path) -> None:
     plan = make_plan(recipe(model, engine={"device": "cpu", "kv_cache_mb": 100}, resources={"env_runners": 2, "object_store_mb": 200}))
-    assert plan.memory_mb["2 engines"] == 2 * (100 + 1500)
+    assert plan.memory_mb["2 engines"] == 2 * (100 + 1050)
     assert plan.memory_mb["Ray and its object store"] == 900 + 200
-    activations = 4096 * 2 * (52 * HIDDEN + 16 * 24) + 1024 * VOCABULARY * 12
-    assert plan.memory_mb["learner"] == round((16 * 420 + activations) / 1e6) + 700
+    layer = 4096 * (52 * HIDDEN + 16 * 24)
+    assert plan.memory_mb["learner"] == round((16 * 420 + 2 * layer + 512 * VOCABULARY * 12) / 1e6) + round(4 * layer / 1e6) + 620
+    apart = make_plan(recipe(model, engine={"device": "cpu", "kv_cache_mb": 100, "backend": "vllm-async"}))
+    assert apart.memory_mb["1 engine"] == 100 + 1050 + 800, "with a process beside its own"
 
 
 def test_the_plan_prints_phases_services_and_the_run_folder(model: Path) -> None:
