@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,14 +14,17 @@ import pytest
 from rich.console import Console
 from tests.unit.one_step import make_policy, played
 
+from burnish.cli.probe import page
 from burnish.envs.types import Episode, EpisodeGroup, Reward, Task
 from burnish.recipe.load import config_from_data
 from burnish.recipe.plan import START_S, PhasePlan
 from burnish.recipe.resolve import ResolvedRun, resolve
-from burnish.run.probe import _learned_from, _play, _recipe_seconds, _update
+from burnish.run.probe import Probe, _learned_from, _play, _recipe_seconds, _update
 from burnish.session import Session
+from burnish.trainer.evaluation.advice import Advice
+from burnish.trainer.evaluation.outlook import AskedAgain, Latency, Outlook, PartRange, Share
 from burnish.trainer.evaluation.statistics import SuccessWatch
-from burnish.trainer.evaluation.step_cost import Update
+from burnish.trainer.evaluation.step_cost import StepCost, Update
 from burnish.trainer.loop import PolicyLoop
 from burnish.trainer.phases.rft import RFTPhaseConfig
 
@@ -127,3 +131,42 @@ def test_a_probe_counts_all_that_a_plan_has() -> None:
 
     assert _recipe_seconds(plan(70.0), 1.0, 4.0, update) == START_S + 100 + 10 * 3.5 + 15 + 120 / 4 + 70
     assert _recipe_seconds(plan(None), 1.0, 4.0, update) is None and _recipe_seconds(plan(70.0), 1.0, 4.0, None) is None
+
+
+def test_the_page_says_what_was_found_a_line_each() -> None:
+    seen = Outlook(
+        episodes=64, group_size=8, groups=8, sampled=Share(0.25, 0.1, 0.5, 8), greedy=Share(0.5, 0.2, 0.8, 4), best_constant=None,
+        failures={"env_timeout": 2}, pass_at={1: 0.25, 8: 0.75}, teaching=0.75, teaching_half=0.5, teaching_own=0.75, teaching_success=0.5,
+        all_failed=0.25, all_succeeded=0.0, parts={"env": PartRange(0.0, 0.25, 1.0), "brief": PartRange(1.0, 1.0, 1.0)},
+        unreadable={"no answer": 0.125}, truncations={}, latencies={"engine": Latency(0.25, 1.5, 64)},
+    )  # fmt: skip
+    found = Probe(
+        "sums", "models/nano", seen, AskedAgain(8, 0, 1, 0, ("t-1: 0 the first time, 1 the second",)), Update(6, 900, 0.5, 2.0, 0.5, 0.25),
+        StepCost(12.0, 8.0, 5.0, 3.0, 0.25), 5400.0, {"learner": 1480, "1 engine": 1190}, {"learner": 1250, "engine": 990},
+        (Advice("mend", "answers that cannot be read cost one in eight"), Advice("go", "there is something to learn")), 75.4,
+    )  # fmt: skip
+    assert list(page(found)) == [
+        "sums: what 64 sampled episodes of the start policy models/nano say (75 s)",
+        "",
+        "success       sampled 25.0% [10%, 50%] of 8 tasks, greedy 50.0% [20%, 80%] of 4 tasks",
+        "pass@k        1: 25.0%  8: 75.0%",
+        "groups        75% of 8 can teach, 50% differ in success; 25% fail and 0% succeed throughout",
+        "reward        env 0 to 1, mean 0.25; brief is always 1",
+        "unreadable    no answer in 12.5%",
+        "cut short     none",
+        "failed        2 env_timeout",
+        "asked twice   of 8 episodes played again, 1 verdicts changed, 0 environments differed",
+        "latency       engine 250 ms (95 % below 1.5 s)",
+        "a step        about 8.2 s: 5.0 s sampling, 3.0 s learning, 250 ms syncing (12 groups sampled, 8.0 trained)",
+        "memory        had learner 1.2 GB, engine 1.0 GB; expected learner 1.5 GB, 1 engine 1.2 GB",
+        "the recipe    about 90 min to its end",
+        "              t-1: 0 the first time, 1 the second",
+        "",
+        "what it means",
+        "  ! answers that cannot be read cost one in eight",
+        "  ✓ there is something to learn",
+    ]
+    idle = replace(found, cost=replace(found.cost, learning_s=None, sync_s=None), recipe_s=None, again=AskedAgain(), update=None)
+    said = {line[:14].strip(): line[14:] for line in page(idle)}
+    assert said["a step"] == "5.0 s of sampling (12 groups sampled, 8.0 trained); no group taught, so no update was measured"
+    assert (said["the recipe"], said["asked twice"]) == ("not known", "no group ended whole, so none was played again")
