@@ -34,6 +34,7 @@ from burnish.cluster import (
     without_line,
 )
 from burnish.envs.types import Episode, EpisodeGroup, Task
+from burnish.reach import check_reach
 from burnish.recipe.load import load_config
 from burnish.recipe.rehearsal import Rehearsal, rehearse, rehearse_apart
 from burnish.recipe.resolve import ResolvedRun, resolve
@@ -233,13 +234,14 @@ def parts_of(recipe: ResolvedRun, logs: Path, say: Say = silent, shown: Path | N
     """The recipe's services and Ray, and the services' addresses by name, once an episode has been rehearsed with them.
 
     say: told how that went. shown: the folder of the run that they are of, which Ray's dashboard shows (`ray_session`). Raises ValueError
-    naming a service that does not answer, or what does not fit (see `rehearse`).
+    naming a service that does not answer, or that nodes with engines do not reach, or what does not fit (see `rehearse`).
     """
     by_name = on_ray(recipe)
     with services_of(recipe.services, logs) as addresses:
         if not by_name:
             _try(recipe, addresses, rehearse_apart, say)
         with ray_session(recipe.placement, shown, watched_of(recipe, addresses) if shown is not None else None):
+            check_reach(recipe)
             if by_name:  # this process belongs to the cluster, and another one would not
                 _try(recipe, addresses, rehearse, say)
             yield addresses

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from pathlib import Path
 
 
 def loopback_interface() -> str:
@@ -14,3 +16,8 @@ def collectives_on_loopback() -> dict[str, str]:
     """The environment under which gloo and nccl, which ask nobody who it is, listen for processes of this machine alone. Left to themselves
     they listen on an address of the network, or where the machine's name leads."""
     return dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), loopback_interface())
+
+
+def this_loopback() -> tuple[str, str]:
+    """What tells one loopback from another: this machine since it started, and the network namespace of this process."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/net")

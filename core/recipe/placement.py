@@ -137,6 +137,15 @@ def cluster_problem(placement: Placement, nodes: Sequence[float]) -> str | None:
     return f"resources: {'; '.join(placement.lines())}: {where} has no room, GPUs by node: {has}"
 
 
+def may_hold_engine(placement: Placement, resources: Mapping[str, float]) -> bool:
+    """Whether a node of these resources, as Ray counts them, could hold an engine when nothing else is on it.
+
+    Example: `may_hold_engine(Placement("cpu"), {"CPU": 4.0})`, and not with `engine_resources={"engine_slot": 1}`.
+    """
+    asked = {"CPU": 1.0, "GPU": placement.engine_gpus, **placement.engine_resources}
+    return all(resources.get(name, 0.0) >= amount for name, amount in asked.items())
+
+
 def fits(placement: Placement, nodes: Sequence[float]) -> bool:
     """Whether nodes with so many GPUs hold every learner and every engine: whole GPUs of one node, or a share of a single one.
 

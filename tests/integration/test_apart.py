@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -40,6 +41,18 @@ def listed(episode: RewardInput, *, words: str) -> float:
     """Twice the bonus that a list has, which lies beside the recipe."""
     return doubled(float(Path(words).read_text()))
 '''
+VERDICT = """
+from burnish import RewardInput, verifier
+
+
+def doubled(value: float) -> float:
+    return 2 * value
+
+
+@verifier("apart/verdict-v1")
+def verdict(episode: RewardInput) -> float:
+    return 1.0
+"""
 RECIPE = f"""
 name = "apart"
 model = "models/tiny"
@@ -101,37 +114,49 @@ def address(folder: Path) -> Iterator[str]:
         sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={cluster.address}", "--num-cpus=1", "--block",
         f'--resources={{"{SLOT}": 1}}', f"--object-store-memory={STORE}", "--disable-usage-stats",
     ]  # fmt: skip
-    hidden = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs none "{folder}" && exec "$@"', "sh", *joins]
-    node = subprocess.Popen(hidden, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", start_new_session=True)
+    another = folder.parent / "boot_id"  # by which a process knows its machine
+    another.write_text("00000000-0000-4000-8000-000000000001\n")
+    mounts = f'mount --bind "{another}" /proc/sys/kernel/random/boot_id && mount -t tmpfs none "{folder}"'
+    hidden = ["unshare", "-m", "sh", "-c", f'{mounts} && exec "$@"', "sh", *joins]
+    log = folder.parent / "node.log"
+    with log.open("wb") as out:
+        node = subprocess.Popen(hidden, stdout=out, stderr=out, cwd="/", start_new_session=True)
     try:
         ray.init(address=cluster.address, log_to_driver=False)
         deadline = time.monotonic() + WAIT_S
         while SLOT not in ray.cluster_resources():
-            assert node.poll() is None and time.monotonic() < deadline, "the second node did not join"
+            assert node.poll() is None and time.monotonic() < deadline, f"the second node did not join: {log.read_text()[-2000:]}"
             time.sleep(0.5)
         yield cluster.address
     finally:
         ray.shutdown()
-        os.killpg(node.pid, 15)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(node.pid, 15)
         node.wait(WAIT_S)
         cluster.shutdown()
+
+
+def started(folder: Path, address: str, recipe: str = "recipe.toml") -> subprocess.CompletedProcess[str]:
+    options = ["--run-dir", "run", "--set", f"resources.ray_address={address}"]
+    command = [sys.executable, "-m", "burnish.cli.main", "run", recipe, *options]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, check=False)
+
+
+def test_a_service_on_the_loopback_of_the_run_is_refused_where_engines_are_elsewhere(address: str, folder: Path) -> None:
+    service = '\n[services.judge]\nverifier = "helper.py:verdict"\n\n[[rewards]]\nname = "judge"\nverifier = "service:judge"\n'
+    (folder / "helper.py").write_text(VERDICT)
+    (folder / "with_service.toml").write_text(RECIPE + service)
+    out = started(folder, address, "with_service.toml")
+    assert out.returncode == 2, out.stdout[-3000:] + out.stderr[-3000:]
+    said = "services.judge: the run starts it on the loopback of this node, and an engine may be on node"
+    assert said in " ".join(out.stderr.split()), out.stderr
+    assert "keep engines on this node" not in out.stderr, "it has no slot for one"
 
 
 def test_engines_elsewhere_get_the_model_the_plugins_and_what_they_read(address: str, folder: Path) -> None:
     there = ray.remote(os.path.exists).options(resources={SLOT: 0.01}, num_cpus=0)
     assert ray.get([there.remote(str(folder)), there.remote(str(folder / "models"))], timeout=WAIT_S) == [True, False]
-    command = [
-        sys.executable,
-        "-m",
-        "burnish.cli.main",
-        "run",
-        "recipe.toml",
-        "--run-dir",
-        "run",
-        "--set",
-        f"resources.ray_address={address}",
-    ]
-    out = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, check=False)
+    out = started(folder, address)
     assert out.returncode == 0, out.stdout[-3000:] + out.stderr[-3000:]
     rewards = [one.reward for one in read_run_transcripts(folder / "run")]
     assert [reward.total for reward in rewards if reward is not None] == [0.5] * 4, "twice what the list says"

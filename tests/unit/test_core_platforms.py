@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from rich.console import Console
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
@@ -21,14 +22,16 @@ from transformers import PreTrainedTokenizerFast
 from burnish.cluster import request_resources
 from burnish.envs.builtin.inspection.corpus import vocabulary
 from burnish.envs.contract import ENVS
+from burnish.reach import check_reach, unreached
 from burnish.recipe.load import config_data, config_from_data, load_config
 from burnish.recipe.machine import Machine, this_machine
-from burnish.recipe.placement import Placement, cluster_problem, fits
+from burnish.recipe.placement import Placement, cluster_problem, fits, may_hold_engine
 from burnish.recipe.plan import Plan, make_plan, print_plan
 from burnish.recipe.platforms import Platform, laid_over
 from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.rewards.plugin import REWARDS
 from burnish.rewards.remote.service import VERIFIERS
+from burnish.rpc.loopback import this_loopback
 from burnish.trainer.learner.config import LoRAConfig
 from burnish.trainer.models.importing import ModelSize, new_model
 from burnish.trainer.models.tokenizer import CHAT_TEMPLATE, MESSAGE_END, MESSAGE_START
@@ -533,3 +536,59 @@ def test_engines_take_the_resources_of_their_nodes() -> None:
         "num_gpus_per_env_runner": 0.0,
         "custom_resources_per_env_runner": {"engine_slot": 1.0},
     }
+
+
+def test_a_service_of_the_runs_own_node_is_none_for_engines_elsewhere() -> None:
+    services = {"judge": {"verifier": "my_team.checks:verdict"}}
+    rewards = [{"name": "judge", "verifier": "service:judge"}]
+    run = recipe("cpu", resources={"ray_address": "auto"}, services=services, rewards=rewards)
+    own = {"NodeManagerAddress": "10.0.0.1", "Resources": {"CPU": 4.0, "node:10.0.0.1": 1.0}}
+    said = (
+        "services.judge: the run starts it on the loopback of this node, and an engine may be on node 10.0.0.7 (worker-3), which does not "
+        "reach that; serve it where every node reaches it, by burnish serve-verifier or deploy-verifier, and write [services.judge] "
+        "address = …"
+    )
+    stay = ', or keep engines on this node by resources.engine_resources = { "node:10.0.0.1" = 0.001 }'
+    assert unreached(run, "judge", "node 10.0.0.7 (worker-3)", own) == said + stay
+    assert unreached(run, "judge", "node 10.0.0.7 (worker-3)", {**own, "Resources": {"CPU": 0.0, "node:10.0.0.1": 1.0}}) == said
+    kept = recipe("cpu", resources={"ray_address": "auto", "engine_resources": {"node:10.0.0.1": 0.001}})
+    assert may_hold_engine(kept.placement, own["Resources"]), "what the line says keeps engines there"
+    assert not may_hold_engine(kept.placement, {"CPU": 8.0, "node:10.0.0.7": 1.0})
+
+
+def test_nodes_are_asked_for_their_loopback_before_engines_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray is scripted: calls are the nodes that they are for."""
+    own, other, small = (
+        {
+            "NodeID": 56 * id,
+            "Alive": True,
+            "NodeManagerAddress": f"10.0.0.{id}",
+            "NodeManagerHostname": f"host-{id}",
+            "Resources": {"CPU": cpus},
+        }
+        for id, cpus in (("1", 4.0), ("2", 4.0), ("3", 0.0))
+    )
+    said, asked = {56 * "2": this_loopback()}, list[str]()
+
+    def call(scheduling_strategy: Any) -> Any:
+        asked.append(scheduling_strategy.node_id)
+        return types.SimpleNamespace(remote=lambda: scheduling_strategy.node_id)
+
+    monkeypatch.setattr(ray, "remote", lambda **_: lambda _: types.SimpleNamespace(options=call))
+    monkeypatch.setattr(ray, "nodes", lambda: [own, other, small, {**other, "NodeID": 56 * "4", "Alive": False}])
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: types.SimpleNamespace(get_node_id=lambda: 56 * "1"))
+    monkeypatch.setattr(ray, "wait", lambda calls, num_returns, timeout: ([one for one in calls if one in said], []))
+    monkeypatch.setattr(ray, "get", lambda call, timeout: said[call])
+    judge = {"services": {"judge": {"verifier": "my_team.checks:verdict"}}, "rewards": [{"name": "judge", "verifier": "service:judge"}]}
+    check_reach(recipe("cpu", resources={"ray_address": "auto"}))
+    check_reach(recipe("cpu", **judge))
+    assert asked == [], "without a service, or without a cluster, there is nothing to ask"
+    run = recipe("cpu", resources={"ray_address": "auto"}, **judge)
+    check_reach(run)
+    assert asked == [56 * "2"], "its own node need not be asked, nor one without room"
+    said[56 * "2"] = ("another machine", "net:[1]")
+    with pytest.raises(ValueError, match=r"services\.judge: .* an engine may be on node 10\.0\.0\.2 \(host-2\), which does not reach that"):
+        check_reach(run)
+    said.clear()
+    with pytest.raises(ValueError, match=r"node 10\.0\.0\.2 \(host-2\) does not say within 600 s whether it reaches services\.judge"):
+        check_reach(run)
