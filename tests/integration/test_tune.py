@@ -53,3 +53,57 @@ def test_a_search_in_which_all_failed_says_why(command: list[str]) -> None:
     done = CliRunner().invoke(app, [one.replace("[1e-3, 1e-9]", "[0.7, 0.8]") for one in command])
     assert done.exit_code == 1 and "Traceback" not in done.output, done.output
     assert "all 2 trials failed; the first: failed: the rate is too large (exit code 1, " in done.output, done.output
+
+
+REINFORCED = """
+name = "sums"
+model = {model}
+environment = "burnish/Arithmetic-v0"
+success = "digits"
+plugins = ["digits.py"]
+
+[[rewards]]
+use = "sums/digits-v1"
+name = "digits"
+
+[rft]
+steps = 2
+groups_per_step = 2
+group_size = 3
+equal_groups = "keep"
+
+[rollout]
+max_tokens_per_turn = 6
+
+[engine]
+max_context = 128
+
+[learner]
+threads = 1
+
+[evaluation]
+before = false
+after = false
+"""
+
+DIGITS = """
+from burnish import RewardInput, reward
+
+
+@reward("sums/digits-v1")
+def digits(episode: RewardInput) -> float:
+    return min(1.0, sum(character.isdigit() for character in episode.messages[-1].text) / 4)
+"""
+
+
+def test_a_trial_of_reinforcement_is_scored_by_its_success(command: list[str], tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "sums.toml").write_text(REINFORCED.format(model=json.dumps(str(tiny_model))))
+    (tmp_path / "digits.py").write_text(DIGITS)
+    done = CliRunner().invoke(app, ["tune", "sums.toml", "--space", "rft.lr=[1e-3]", "--run-dir", "tuned"])
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "tuned" / "tune.json").read_text())
+    (trial,) = found["trials"]
+    rows = list(read_metrics(tmp_path / "tuned" / "trial-1" / "metrics.jsonl"))
+    assert (found["metric"], found["mode"], trial["state"], trial["step"], len(rows)) == ("success", "max", "finished", 2, 2)
+    assert 0.0 < trial["score"] == pytest.approx(sum(row.values["success"] for row in rows) / 2)
+    assert "1 trials of sums" in done.output and "by success of rft (max)" in done.output
