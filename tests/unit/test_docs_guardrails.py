@@ -20,6 +20,7 @@ from burnish.guardrails.guard import Guard
 from burnish.guardrails.policy import Policy, load_policy, read_policy
 from burnish.rewards.build import make_reward
 from burnish.rewards.config import RewardConfig
+from burnish.trainer.evaluation.guarded import read_prompts
 
 pytestmark = pytest.mark.unit
 
@@ -64,6 +65,11 @@ def test_data_and_prompts_are_judged_as_the_page_says(folder: Path) -> None:
     heads, over_all = said_by(evaluate, 0).splitlines()[1:3]
     assert heads.split()[:2] == ["of", "recall"] and over_all.startswith("all")
     assert re.findall(r"([\d.]+%) \[", over_all) == ["100.0%", "0.0%", "100.0%", "0.0%", "100.0%"]
+
+
+def test_the_prompts_that_a_model_is_asked_are_those_of_the_page_without_answers(folder: Path) -> None:
+    asked, answered = read_prompts("asked.jsonl"), read_prompts("prompts.jsonl")
+    assert not any(one.answered for one in asked) and [one.prompt for one in asked] == [one.prompt for one in answered]
 
 
 def test_the_reward_of_the_page_can_be_had(folder: Path) -> None:
