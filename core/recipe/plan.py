@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from burnish.recipe import machine
 from burnish.recipe.checks import SINGLE_TURN, idle_presets
 from burnish.recipe.components import check_components
+from burnish.recipe.doubts import order_doubts
 from burnish.recipe.learns import learns
 from burnish.recipe.measured import Rates, earlier_rates
 from burnish.recipe.pace import ENGINE_SHARE, EPISODE_SHARE, LEARNER_SHARE, Amount, Pace, estimated, on_two_cores
@@ -30,10 +31,8 @@ from burnish.trainer.data.config import Making
 from burnish.trainer.data.examples import Say, check_prompts, load_renderer, silent
 from burnish.trainer.data.task_files import read_task_files
 from burnish.trainer.models.finding import find_model
-from burnish.trainer.models.manifest import own_manifest
 from burnish.trainer.phases.common import PhaseWork, Playing
 from burnish.trainer.phases.rft import RFTPhaseConfig
-from burnish.trainer.phases.transitions import doubts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -145,7 +144,7 @@ def make_plan(
         memory_mb=memory_mb(model, run),
         services=tuple(_service_line(name, service) for name, service in run.services.items()),
         run_folder=str(run_dir or RUNS / f"{run.name}-YYYYmmdd-HHMMSS"),
-        warnings=(*_warnings(run, model), *_doubts(run, model, [work for _, work in planned])),
+        warnings=(*_warnings(run, model), *order_doubts(run.phases, model.folder, [work.examples for _, work in planned])),
         measured_in=rates.run if rates is not None else None,
         machine_flops=flops,
         done=done,
@@ -252,17 +251,6 @@ def _budget(phase: PhaseRun) -> str:
     tokens = f"{table.max_tokens:,} tokens" if table.max_tokens is not None else ""
     spent = " or ".join(filter(None, (minutes, tokens)))
     return f", until {spent} at most" if spent else ""
-
-
-def _doubts(run: ResolvedRun, model: ModelFacts, works: Sequence[PhaseWork]) -> Iterator[str]:
-    """What is doubtful about the order of phases, on the model that each of them will find."""
-    manifest = own_manifest(model.folder)
-    stage = manifest.stage if manifest is not None else None
-    for phase, work in zip(run.phases, works, strict=True):
-        if stage is not None:
-            for doubt in doubts(stage, phase.table.kind, work.examples):
-                yield f"phase {phase.name} on a model of stage {stage}: {doubt}"
-        stage = phase.kind.stage
 
 
 def _evaluation(run: ResolvedRun, done: Done | None) -> list[PhasePlan]:

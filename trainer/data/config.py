@@ -199,6 +199,13 @@ class RowsConfig(BaseModel):
         return self.blend_by or "samples"
 
     @property
+    def own_share(self) -> float:
+        """Of the samples, from 0 to 1: 1 without a blend."""
+        if self.blend is not None:
+            return self.blend.own_percent / 100
+        return 1.0 if self.blend_ratio is None else self.blend_ratio
+
+    @property
     def catalogs(self) -> tuple[str, ...]:
         """The catalogs that are blended with, by id or folder; none without a blend."""
         if self.blend is not None:
