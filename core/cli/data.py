@@ -48,7 +48,7 @@ Traced = tuple[tuple[str, ...], dict[str, Any]]
 def check_rows(
     places: Sequence[str], use: Use, rejects: Path | None, policy: str | None = None, out: Path | None = None, label: bool = False
 ) -> tuple[Found, int]:
-    """What every row is, the first unfit ones, and how many there are of those. policy: a guardrail policy that rows must keep. out: a new
+    """What every row is, the first unfit ones, and how many are left out. policy: a guardrail policy that rows must keep. out: a new
     file of the rows that are fit, or, with `label`, of all that the policy was asked about. Raises ValueError for a label without both."""
     if label and (policy is None or out is None):
         raise ValueError("--label has no effect without --policy, which says it, and --out, where it goes")
@@ -57,10 +57,14 @@ def check_rows(
     if not report.rows and not report.rejected:
         raise ValueError(f"{', '.join(places)}: no row in it; give files that have some")
     lines = [f"{count:,} rows: {form}" for form, count in report.rows.most_common()] or ["no row that can be read"]
+    left_out = sum(report.rows.values()) + report.rejected - report.written if label else report.rejected
     if report.rejected:
         lines.append(f"{report.rejected:,} unfit" + (f", all in {rejects}" if rejects is not None else ""))
+        if label:
+            lines[-1] += f"; {report.rejected - left_out:,} of them are labelled, {left_out:,} left out"
         lines += [f"  {line}" for line in report.problems.lines()]
-    data: dict[str, Any] = {"rows": report.rows, "unfit": report.rejected, "rejects": None if rejects is None else str(rejects)}
+    data: dict[str, Any] = {"rows": report.rows, "unfit": report.rejected, "left_out": left_out}
+    data["rejects"] = None if rejects is None else str(rejects)
     data["problems"] = report.problems.lines()
     if guard is not None:
         broken = ", ".join(f"{count:,} {category}" for category, count in report.broken.most_common()) or "no row"
@@ -74,7 +78,7 @@ def check_rows(
         what = "with what the policy says" if label else "that are fit"
         lines.append(f"{report.written:,} rows {what} are in {out}")
         data |= {"written": report.written}
-    return Found([printable(line) for line in lines], data), report.rejected
+    return Found([printable(line) for line in lines], data), left_out
 
 
 def row_stats(places: Sequence[str], model: str | None) -> Found:
@@ -215,9 +219,8 @@ def catalogs(name: str | None, show: int) -> Found:
         held = "texts" if holds_texts(catalog, category) else "conversations"
         lines += [f"  {category}: {one.about}", f"    {held}, {kind}, licence {one.licence}, sha256 {digest}"]
         if one.sha256 != digest:
-            lines.append(
-                f"    {CATALOG_FILE} says {one.sha256 or 'no sha256'}; write the one above, under a new version if it was published"
-            )
+            said = f"{CATALOG_FILE} says {one.sha256 or 'no sha256'}"
+            lines.append(f'    {said}; write sha256 = "{digest}" below [sets.{category}], under a new version if it was published')
         lines += [f"    {json.dumps(row, ensure_ascii=False)}" for row in rows]
         sets[category] = {"about": one.about, "file": one.file.name if one.file is not None else None, "licence": one.licence}
         sets[category] |= {"holds": held, "sha256": digest, "declared_sha256": one.sha256, "rows": rows}
