@@ -116,7 +116,9 @@ TOML = 'id = "my-team/support-v1"\n[sets.answers]\nfile = "answers.jsonl"\nabout
 def test_a_folder_is_a_catalog_whose_files_are_held_to_their_digests(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, TOML)
     one = read_catalog(folder).sets["answers"]
-    with pytest.raises(ValueError, match=rf"answers has no sha256 and is sha256 {one.digest}"):
+    with pytest.raises(
+        ValueError, match=rf'answers has no sha256; write sha256 = "{one.digest}" below \[sets\.answers\] of its catalog\.toml'
+    ):
         find_catalog(str(folder))
     folder_of(tmp_path, TOML + f'sha256 = "{one.digest}"\n')
     catalog = find_catalog(str(folder))

@@ -69,11 +69,11 @@ def test_the_page_leads_from_raw_files_to_a_plan(folder: Path) -> None:
     assert "blended by samples: 70.00% own" in " ".join(said.split())
     assert '"role": "user"' in paste(catalog)
     (folder / "support" / "answers.jsonl").write_text((folder / "held_out.jsonl").read_text())
-    (printed,) = re.findall(r"sha256 ([0-9a-f]{64})", paste("burnish data catalog support"))
-    with pytest.raises(ValueError, match="answers has no sha256"):
+    (printed,) = re.findall(r", sha256 ([0-9a-f]{64})", paste("burnish data catalog support"))
+    with pytest.raises(ValueError, match=rf'answers has no sha256; write sha256 = "{printed}" below \[sets\.answers\]'):
         find_catalog(str(folder / "support"))
-    with (folder / "support" / "catalog.toml").open("a") as file:
-        file.write(f'sha256 = "{printed}"\n')
+    file = folder / "support" / "catalog.toml"
+    file.write_text(re.sub(r'^# (sha256 = )"DIGEST".*$', rf'\1"{printed}"', file.read_text(), flags=re.MULTILINE))
     assert find_catalog(str(folder / "support")).sets["answers"].sha256 == printed
 
 

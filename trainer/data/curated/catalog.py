@@ -133,9 +133,17 @@ def find_catalog(name: str, check: bool = True) -> Catalog:
     if check:
         for category, one in catalog.sets.items():
             if one.digest != one.sha256:
-                said = f"sha256 {one.sha256[:12]}…" if one.sha256 else "no sha256"
-                raise ValueError(f"catalog {name}: {category} has {said} and is sha256 {one.digest}; a changed set needs a new version")
+                raise ValueError(f"catalog {name}: {_other_digest(category, one)}")
     return catalog
+
+
+def _other_digest(category: str, one: CuratedSet) -> str:
+    """What is said of a set that declares no digest, or another than it has, and what to do."""
+    where = f"[sets.{category}] of its {CATALOG_FILE}" if one.file is not None else "its set"
+    write = f'write sha256 = "{one.digest}" below {where}'
+    if not one.sha256:
+        return f"{category} has no sha256; {write}"
+    return f"{category} is not of sha256 {one.sha256[:12]}…: a changed set needs a new version; give the catalog another id, and {write}"
 
 
 def _registered(id: str) -> Catalog:
