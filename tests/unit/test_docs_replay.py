@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from burnish.cli.main import app
 from burnish.envs.types import Task
+from burnish.recipe.load import load_config
 from burnish.rollout.store.episodes import EpisodeStore
 from burnish.rollout.store.moments import Moment
 
@@ -26,7 +27,8 @@ PAGE = ROOT / "docs" / "replay.md"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which `runs/` holds what the page names."""
     home = tmp_path_factory.mktemp("docs")
-    run = recipe(tiny_model(home / "tiny"), "burnish/QualityInspection-v0", max_turns=6)
+    graded = {"rewards": [{"use": "burnish/inspection-cost-v1", "name": "verdict"}], "environment_weight": 0.0}  # no verifier to start
+    run = recipe(tiny_model(home / "tiny"), "burnish/QualityInspection-v0", max_turns=6, **graded)
     folder = stored(run, played(run, seeded(18), INSPECTS), home / "runs" / "inspection-20260101-120000")
     later = played(run, [Task(f"train-{i}", i) for i in range(284, 300)], INSPECTS)
     with EpisodeStore(folder / "episodes", folder.name) as store:
@@ -61,3 +63,5 @@ def test_the_page_names_what_the_demo_has() -> None:
     for step, task in places:
         assert groups * (step - 1) <= task < groups * (1 + rft["max_refills"]) * step
     assert set(re.findall(r"rft-(\d+)/", page)) == {str(rft["steps"])}
+    demo = load_config(ROOT / "recipes" / "nano-inspection.toml")
+    assert re.findall(r"--against (\w+)", page)[0] == "verdict" in {one.name for one in demo.scorers} and not demo.environment_weight
