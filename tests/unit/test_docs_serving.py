@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from burnish.cli.main import app
 from burnish.recipe.load import config_from_data, load_config
 from burnish.serving.admission import KeyHolder
+from burnish.serving.canary.judge import CanaryJudge, JudgedAnswer
 from burnish.serving.deployment import Deployment
 from burnish.serving.keys import read_keys
 
@@ -65,6 +66,20 @@ def test_the_recipes_that_are_said_to_measure_what_the_gates_ask_for_do() -> Non
     for name in silent:
         config = load_config(ROOT / "recipes" / name)
         assert config.retention is None and not config.evaluation.before
+
+
+async def test_the_judge_of_the_page_judges(tmp_path: Path) -> None:
+    _, _, page = SERVING.partition("## A canary that is judged")
+    table = tomllib.loads(re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[0])
+    judge = Deployment.model_validate(table).served()["inspector:v2"].judge
+    assert judge is not None
+    (code,) = re.findall(r"`right\.py`[^\n]*:\n\n```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "right.py").write_text(code)
+    scorer = CanaryJudge(judge.model_copy(update={"plugins": (str(tmp_path / "right.py"),)}))
+    asked = [{"role": "user", "content": "Inspect part 7: flange."}]
+    answers = ("verdict: pass; reason: within", "Yes.")
+    said = [await scorer.score(JudgedAnswer("chatcmpl-1", asked, {"role": "assistant", "content": text})) for text in answers]
+    assert said == [(1.0, ""), (0.0, "")]
 
 
 def lines(page: str, words: str) -> str:
