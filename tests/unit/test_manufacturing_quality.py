@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from typer.testing import CliRunner
 
+from burnish.cli.main import app
 from burnish.envs.builtin.inspection.corpus import documents, factory_texts, logs, vocabulary
 from burnish.envs.builtin.inspection.parts import FEATURE_NAMES, Feature, make_part
 from burnish.envs.builtin.inspection.wording import standard
+from burnish.envs.types import Message, Task
 from burnish.recipe.load import load_config
 from burnish.recipe.plan import make_plan
 from burnish.recipe.resolve import resolve
+from burnish.rewards.build import make_reward
+from burnish.rewards.types import RewardInput, Scorer
 from burnish.run.folder import differences
+from burnish.trainer.data.task_files import read_task_files
 from burnish.trainer.models.importing import ModelSize, new_model
 
 pytestmark = pytest.mark.unit
@@ -71,3 +77,32 @@ def test_the_page_shows_a_log_with_the_verdict_that_is_right_and_the_recipes_fig
     assert f"verdict: {part.verdict}; reason: {part.reasons[0]}" in page and part.verdict not in wrong
     assert f"`error = {config.sft.args['error']}`" in page and f"`repeat = {config.sft.args['repeat']}`" in page
     assert f"{config.evaluation.tasks} held-out parts" in page and [entry.weight for entry in config.rewards] == [1.0, 0.2]
+
+
+async def test_the_files_of_ones_own_on_the_page_are_planned_and_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, _, page = (ROOT / "docs" / "manufacturing-quality.md").read_text().partition("## 5. Your own parts")
+    for name, text in re.findall(r"^`([\w.-]+)`[^\n]*:\n\n```\w+\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        Path(name).write_text(text)
+    (contamination, run) = re.findall(r"^burnish (.*)$", page, re.MULTILINE)
+    done = CliRunner().invoke(app, contamination.split())
+    assert done.exit_code == 0 and done.output.startswith("0 of 1 rows"), done.output
+    new_model(
+        ["verdict: scrap; reason: undersize"],
+        tmp_path / "model",
+        ModelSize(hidden=32, layers=1, heads=1, intermediate=32, vocab_size=300, max_position=2048),
+    )
+    config = load_config(Path(run.split()[1]), ["model=model"])
+    plan = make_plan(resolve(config))
+    assert [phase.name for phase in plan.phases] == ["cpt", "sft", "rft", "evaluation", "retention"]
+    assert "75.00% own" in plan.phases[0].work and "75.00% own" in plan.phases[1].work
+    scorer = cast(Scorer, make_reward(config.rewards[0]))
+    assert config.tasks is not None
+    for row in read_task_files(config.tasks).train:
+        for said, value in (
+            (f"verdict: {row.data['verdict']}; reason: {row.data['reason']}", 1.0),
+            ("verdict: rework; reason: oversize", 0.0),
+        ):
+            messages = (*row.messages, Message("assistant", said))
+            episode = RewardInput("a/0", Task(row.id, 0, row.messages, row.data), messages, 0.0, data=row.data)
+            assert (await scorer.score(episode)).value == value
