@@ -24,4 +24,4 @@ def needs_weights(command: str) -> None:
 
 def needs_engine(command: str) -> None:
     """Raise ValueError saying what to install, unless everything is here that trains, generates and serves."""
-    require(f"burnish {command}", [*TRAINING, "starlette", "vllm"], "cpu", "gpu")
+    require(f"burnish {command}", [*TRAINING, "starlette", "vllm"], "cpu")

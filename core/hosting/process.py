@@ -146,7 +146,9 @@ def check_interpreter(
         raise ValueError(f"{python} cannot be run: {error.strerror}") from error
     last = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
     if re.search(r"No module named '?burnish\b", last):
-        raise ValueError(f"{python} has no burnish; install it there: {python} -m pip install burnish")
+        raise ValueError(
+            f"{python} has no burnish; install it there, in burnish's checkout: {python} -m pip install --constraint constraints/cpu.txt ."
+        )
     if done.returncode != 0:
         raise ValueError(f"{python} cannot serve this {kind}: {last.removeprefix('error: ')}")
     try:

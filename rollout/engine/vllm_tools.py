@@ -74,7 +74,7 @@ def vllm_parser(id: str) -> ToolParser:
     """The parser `vllm/<name>-v1`. Raises ValueError when vLLM is missing or has none of that name."""
     match = ID_PATTERN.match(id)
     assert match, f"{id!r} is no component id"
-    require(f"tool-call parser {id}", ["vllm"], "cpu", "gpu")
+    require(f"tool-call parser {id}", ["vllm"], "cpu")
     from vllm.tool_parsers import ToolParserManager
 
     known = ToolParserManager.list_registered()

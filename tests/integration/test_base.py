@@ -25,11 +25,9 @@ from burnish.cli.main import app
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
-TRAIN = "burnish {} needs ray, torch and transformers, which are not installed here: pip install 'burnish[train]'"
-ENGINE = (
-    "burnish {} needs ray, torch, transformers, starlette and vllm, which are not installed here: "
-    "pip install 'burnish[cpu]' or 'burnish[gpu]'"
-)
+INSTALL = "in burnish's checkout, pip install --constraint constraints/cpu.txt '.[{}]'"
+TRAIN = "burnish {} needs ray, torch and transformers, which are not installed here: " + INSTALL.format("train")
+ENGINE = "burnish {} needs ray, torch, transformers, starlette and vllm, which are not installed here: in burnish's checkout, make install"
 BEYOND = {
     "run recipe.toml": ENGINE.format("run"),
     "run recipe.toml --dry-run": TRAIN.format("run --dry-run"),
@@ -111,15 +109,15 @@ WITHIN = {
 """Every command that the base is enough for, and a word of its output. The servers run in tests/integration/test_base_install.py."""
 
 ONLY_SOME = {
-    "check ray:judge": "ray:judge needs ray, which is not installed here: pip install 'burnish[train]'",
+    "check ray:judge": "ray:judge needs ray, which is not installed here: " + INSTALL.format("train"),
     "rewards check burnish/reward-lambda-v1 --arg handler=lambda:f": (
-        "lambda:f is an AWS Lambda, which needs boto3 and botocore, which are not installed here: pip install 'burnish[aws]'"
+        "lambda:f is an AWS Lambda, which needs boto3 and botocore, which are not installed here: " + INSTALL.format("aws")
     ),
     "rewards check burnish/openai-grader-v1 --arg file=grader.json": (
-        "a text_similarity grader needs rapidfuzz, which is not installed here: pip install 'burnish[graders]'"
+        "a text_similarity grader needs rapidfuzz, which is not installed here: " + INSTALL.format("graders")
     ),
     "rewards check burnish/openai-grader-v1 --arg file=judge.json --arg base_url=http://127.0.0.1:1": (
-        "a grader that asks a model needs openai, which is not installed here: pip install 'burnish[graders]'"
+        "a grader that asks a model needs openai, which is not installed here: " + INSTALL.format("graders")
     ),
 }
 GRADER = {"type": "text_similarity", "name": "alike", "input": "a", "reference": "b", "evaluation_metric": "fuzzy_match"}

@@ -48,7 +48,10 @@ def test_this_interpreter_can(target: str) -> None:
 @pytest.mark.parametrize(
     ("shell", "says"),
     [
-        (f'exec {sys.executable} -S -E "$@"', "{python} has no burnish; install it there: {python} -m pip install burnish"),
+        (
+            f'exec {sys.executable} -S -E "$@"',
+            "{python} has no burnish; install it there, in burnish's checkout: {python} -m pip install --constraint constraints/cpu.txt .",
+        ),
         (
             """echo '{"protocol": "burnish.v2"}'""",
             "{python} has a burnish that speaks burnish.v2, and this one speaks burnish.v1; install the same one there",

@@ -316,7 +316,9 @@ async def test_a_slow_aws_lambda_is_given_up(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_without_boto3_the_recipe_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)
-    with pytest.raises(ValueError, match=r"another-reward is an AWS Lambda, which needs boto3, .*: pip install 'burnish\[aws\]'"):
+    with pytest.raises(
+        ValueError, match=r"another-reward is an AWS Lambda, which needs boto3, .*: in burnish's checkout, pip install .* '\.\[aws\]'"
+    ):
         make_scorer("burnish/reward-lambda-v1", params={"handler": "another-reward"})
 
 

@@ -102,6 +102,13 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
 
 
+def test_burnish_is_installed_by_its_path_and_asked_of_no_registry() -> None:
+    rooms = ("core", "rpc", "rewards", "guardrails", "rollout", "envs", "trainer", "serving", "inspector", "examples")
+    shown = [*PAGES, *(file for room in rooms for end in ("*.py", "*.jinja", "*.md") for file in (ROOT / room).rglob(end))]
+    by_name = re.compile(r"""pip install [^\n`#]*(?<![\w./-])burnish\b""")
+    assert {file.name: found[0] for file in shown if (found := by_name.search(file.read_text()))} == {}
+
+
 JUDGED_LAST = re.compile(r"(episode|given|request|item)\.(get)?messages(\[-1\]|\[len\(|\.at\(-1\)|\[.*\.length - 1\])", re.IGNORECASE)
 """The last message of an episode, which is the tool's where a limit cut it short."""
 

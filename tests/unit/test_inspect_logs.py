@@ -148,7 +148,7 @@ def test_without_inspect_the_command_says_what_to_install(run: Path, tmp_path: P
     monkeypatch.setattr("burnish.rpc.extras.find_spec", missing)
     done = CliRunner().invoke(app, ["runs", "export", str(run), str(tmp_path / "logs")])
     assert isinstance(done.exception, ValueError) or done.exit_code == 2
-    assert "pip install 'burnish[inspect]'" in done.output + str(done.exception)
+    assert "constraints/trackers.txt '.[inspect]'" in done.output + str(done.exception)
     assert not (tmp_path / "logs").exists()
 
 

@@ -96,7 +96,7 @@ def test_an_unknown_mode_stops_the_run_before_it_begins(wandb: Any, told: Tracke
 
 def test_without_wandb_the_run_is_told_what_to_install(told: TrackedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("burnish.rpc.extras.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'burnish\[wandb\]'"):
+    with pytest.raises(ValueError, match=r"constraints/trackers\.txt '\.\[wandb\]'"):
         WandB(told)
 
 
