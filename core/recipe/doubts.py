@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from burnish.recipe.resolve import PhaseRun
+from burnish.recipe.phase_run import PhaseRun
 from burnish.trainer.data.curated.catalog import categories_of, find_catalog
 from burnish.trainer.data.sources import holds_texts
 from burnish.trainer.models.manifest import Stage, own_manifest
