@@ -6,9 +6,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ...guardrails.factuality import abstains, abstention_reward
+from ...guardrails.factuality import Answered, abstains, abstention_reward
 from ..plugin import reward
 from ..types import RewardInput, Score
+
+PARTS = ("right", "abstained", "wrong", "wanted")
 
 
 @reward("burnish/abstention-v1")
@@ -19,14 +21,20 @@ def abstention(
 
     key: where the task's data has the answer; without one there (or null), the question cannot be answered and every answer is wrong. An
     answer is right when it is the reference, case and a last full stop aside. An episode cut short before it answered is worth 0.
+
+    Parts: `right`, `abstained` and `wrong`, one of which is 1; `wanted`, 1 for the right answer, and for "I do not know" where there is
+    none. The labels say which of the three was wanted and which it was: recall of "right" is how many of the questions that can be answered
+    were answered rightly, and recall of "abstained" to how many of the others it said that it does not know.
     """
     reference = episode.data.get(key)
+    wanted: Answered = "abstained" if reference is None else "right"
     answer = episode.answer
-    if answer is None or abstains(answer):
-        said = "abstained"
-        return Score(abstention_reward("abstained"), labels={"predicted": said})
+    if answer is None:
+        return Score(0.0, dict.fromkeys(PARTS, 0.0), {"expected": wanted, "predicted": "no answer"})
     right = reference is not None and _plain(answer) == _plain(str(reference))
-    return Score(abstention_reward("right" if right else "wrong", threshold), labels={"predicted": "right" if right else "wrong"})
+    said: Answered = "abstained" if abstains(answer) else "right" if right else "wrong"
+    parts = dict.fromkeys(PARTS, 0.0) | {said: 1.0, "wanted": float(said == wanted)}
+    return Score(abstention_reward(said, threshold), parts, {"expected": wanted, "predicted": said})
 
 
 def _plain(text: str) -> str:

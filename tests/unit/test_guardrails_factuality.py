@@ -68,23 +68,33 @@ def test_guessing_pays_exactly_above_the_threshold() -> None:
         abstention_reward("right", 1)
 
 
-def episode(answer: str, **data: object) -> RewardInput:
+def episode(answer: str | None, **data: object) -> RewardInput:
     asked = Message("user", "Where?")
-    return RewardInput("e/0", Task("e", 0, (asked,)), (asked, Message("assistant", answer)), 0.0, data=data)
+    said = () if answer is None else (Message("assistant", answer),)
+    return RewardInput("e/0", Task("e", 0, (asked,)), (asked, *said), 0.0, data=data)
 
 
 @pytest.mark.parametrize(
-    ("answer", "data", "value"),
+    ("answer", "data", "value", "expected", "predicted"),
     [
-        ("Ulm.", {"reference_answer": "ulm"}, 1.0),
-        ("Bonn", {"reference_answer": "Ulm"}, -1.0),
-        ("I do not know", {"reference_answer": "Ulm"}, 0.0),
-        ("Ulm", {}, -1.0),
-        ("I do not know", {}, 0.0),
+        ("Ulm.", {"reference_answer": "ulm"}, 1.0, "right", "right"),
+        ("Bonn", {"reference_answer": "Ulm"}, -1.0, "right", "wrong"),
+        ("I do not know", {"reference_answer": "Ulm"}, 0.0, "right", "abstained"),
+        ("", {"reference_answer": "Ulm"}, -1.0, "right", "wrong"),
+        (None, {"reference_answer": "Ulm"}, 0.0, "right", "no answer"),
+        ("Ulm", {}, -1.0, "abstained", "wrong"),
+        ("I do not know", {}, 0.0, "abstained", "abstained"),
+        ("I do not know", {"reference_answer": None}, 0.0, "abstained", "abstained"),
+        (None, {}, 0.0, "abstained", "no answer"),
     ],
 )
-def test_the_reward_prices_a_wrong_answer_below_none(answer: str, data: dict[str, str], value: float) -> None:
-    assert abstention(episode(answer, **data)).value == value
+def test_the_reward_prices_a_wrong_answer_below_none(
+    answer: str | None, data: dict[str, str | None], value: float, expected: str, predicted: str
+) -> None:
+    found = abstention(episode(answer, **data))
+    assert (found.value, found.labels) == (value, {"expected": expected, "predicted": predicted})
+    parts = {name: float(name == predicted) for name in ("right", "abstained", "wrong")}
+    assert found.parts == {**parts, "wanted": float(expected == predicted)}
 
 
 def test_calibration_error_is_the_mean_gap_of_the_bins() -> None:

@@ -77,6 +77,7 @@ def burnish(*arguments: str | Path) -> Result:
 
 WORLDS: list[tuple[str, list[str], dict[str, Any]]] = [
     ("burnish/Arithmetic-v0", ["7", "12", "I do not know", ""], {}),
+    ("burnish/GroundedAnswers-v0", ["gears", "30", "Friday", "I do not know", ""], {}),
     ("burnish/QualityInspection-v0", [*INSPECTS, "measure(", "hello"], {"max_turns": 8}),
     ("burnish/FrozenLake-v0", ["left", "down", "right", "up", "north"], {"max_turns": 12}),
     ("burnish/FrozenLake-v0", ["down", "right"], {"max_turns": 12, "environment_args": {"is_slippery": True, "max_turns": 5}}),
