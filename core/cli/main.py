@@ -10,6 +10,7 @@ import typer
 
 from burnish.cli import branch as branch_command
 from burnish.cli import (
+    calibration_command,
     components_command,
     data_command,
     evaluate_command,
@@ -264,6 +265,7 @@ def check(
 rollouts_command.register(app)
 replay_command.register(app)
 runs_command.register(app, runs_app)
+calibration_command.register(runs_app)
 regrade_command.register(app)
 
 HEAD = "rollouts below /rollouts of the dashboard of: ray start --head --proxy-server-url={}"

@@ -45,6 +45,7 @@ BEYOND = {
     "runs show runs/x": TRAIN.format("runs show"),
     "runs diff runs/x runs/y": TRAIN.format("runs diff"),
     "runs frontier runs/x": TRAIN.format("runs frontier"),
+    "runs calibration runs/x": TRAIN.format("runs calibration"),
     "runs tail runs/x": TRAIN.format("runs tail"),
     "runs watch runs/x": TRAIN.format("runs watch"),
     "runs scale runs/x --engines 2": TRAIN.format("runs scale"),

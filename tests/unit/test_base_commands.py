@@ -95,6 +95,7 @@ runs watch run
 runs scale run --engines 2
 runs export run out
 runs frontier run
+runs calibration run
 """
 POLICY = """
 name = "bank"
