@@ -47,6 +47,7 @@ RUN_BY = {
     "feedback.md": ["test_serving_feedback.py", "test_docs_serving.py"],
     "episodes.md": ["test_docs_episodes.py"],
     "formats.md": ["test_formats_example.py"],
+    "grounded-answers.md": ["test_docs_grounded_answers.py"],
     "guardrails.md": ["test_docs_guardrails.py"],
     "gymnasium-environments.md": ["test_docs_gymnasium.py", "test_baseline.py"],
     "guards.md": ["test_trainer_guards.py"],
