@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from gymnasium.error import ResetNeeded
 
-from burnish.envs.builtin.grounded.corpus import FOUND, documents, logs, vocabulary
+from burnish.envs.builtin.grounded.corpus import cut, exercises, logs, vocabulary
 from burnish.envs.builtin.grounded.env import INSTRUCTIONS
-from burnish.envs.builtin.grounded.sheets import KINDS, NOT_KNOWN, ORDERS, QUESTIONS, TRAIN_SEEDS, VALUES, Case, Line, kind_of, make_case
+from burnish.envs.builtin.grounded.sheets import (
+    KINDS,
+    NOT_KNOWN,
+    QUESTIONS,
+    TRAIN_SEEDS,
+    VALUES,
+    Case,
+    Line,
+    kind_of,
+    make_case,
+    sheet_text,
+)
 from burnish.envs.contract import make_env
 from burnish.envs.types import Message, Task
-from burnish.guardrails.factuality import abstains
 from burnish.recipe.load import load_config
 from burnish.rewards.plugin import make_scorer
 from burnish.rewards.types import RewardInput
@@ -116,28 +125,22 @@ async def test_the_reward_reads_what_the_environment_says() -> None:
     assert [await worth("missing", said) for said in ("gears", NOT_KNOWN)] == [(-1, 0), (0, 1)]
 
 
-def test_texts_are_right_and_never_say_that_something_is_not_known() -> None:
-    texts = list(documents(0, 600))
-    assert texts == list(documents(0, 600))
-    assert not any(abstains(text) for text in texts)
-    checked = dict.fromkeys(FOUND.values(), 0)
-    for text in texts:
-        lines = text.split("\n")
-        sheet = tuple(_line(line) for line in lines if line.startswith("order "))
-        for asked, said in pairwise(lines):
-            if asked.endswith("?"):
-                order, field = next(
-                    (order, field) for field in QUESTIONS for w in QUESTIONS[field] for order in ORDERS if w.format(order) == asked
-                )
-                found = Case(sheet, order, field, 0)
-                assert said in (FOUND[found.kind], found.answer)
-                checked[said] = checked.get(said, 0) + 1
-    assert min(checked[said] for said in FOUND.values()) > 100
+def test_exercises_are_right_and_begin_with_sheets_of_one_entry() -> None:
+    whole = list(exercises(5, 300, instructions=False))
+    assert whole == list(exercises(5, 300, instructions=False))
+    cases = [make_case(5 + i, unanswerable=0.0) for i in range(300)]
+    assert [(asked.text, said.text) for asked, said in whole] == [(case.text, case.answer) for case in cases]
+    for case, (asked, said) in zip(cases, exercises(5, 300, entries=1, instructions=False), strict=True):
+        assert asked.text == f"order {case.order}: {case.field}={said.text}\n{case.text.splitlines()[-1]}"
+        assert said.text == case.answer
+    with pytest.raises(ValueError, match="has one at least, not 0"):
+        next(exercises(5, 1, entries=0))
 
 
-def _line(text: str) -> Line:
-    order, fields = text.removeprefix("order ").split(": ")
-    return Line(order, dict(field.split("=", 1) for field in fields.split()))
+def test_what_is_cut_from_a_sheet_is_not_what_answers() -> None:
+    assert sheet_text(cut(Case(SHEET, "K", "paint", 0), 3).lines) == "order K: part=gears pieces=30\norder K: paint=red"
+    assert cut(Case(SHEET, "B", "for", 0), 1).lines == (Line("B", {"for": "Sato"}),)
+    assert cut(Case(SHEET, "K", "due", 0), 100).lines == SHEET
 
 
 def test_clerks_guess_where_nothing_is_known_and_say_so_at_random() -> None:
@@ -160,6 +163,7 @@ def test_the_recipe_measures_sheets_that_no_phase_has_seen() -> None:
     assert config.evaluation.seeds[0] >= TRAIN_SEEDS == config.train_seeds[1]
     (judge,) = config.rewards
     assert (judge.use, config.success, config.environment) == ("burnish/abstention-v1", "abstention.wanted", ID)
-    assert config.cpt is not None and config.sft is not None
-    assert config.sft.args["unsure"] < 0.2, "the habit is to answer"
-    assert len(list(documents(0, 10, **config.cpt.args))) == len(list(logs(0, 10, **config.sft.args))) == 10
+    tables = {table.name: table for table in config.phases}
+    assert list(tables) == ["reading", "choosing", "habit", "rft"]
+    assert tables["habit"].args["unsure"] < 0.2, "the habit is to answer"
+    assert len(list(exercises(0, 10, **tables["reading"].args))) == len(list(logs(0, 10, **tables["habit"].args))) == 10

@@ -2,5 +2,5 @@
 
 sheets.py   sheets, what is asked about them, and how both read
 env.py      the environment `burnish/GroundedAnswers-v0`
-corpus.py   a shop's texts for CPT, and the answers of clerks who always have one for SFT
+corpus.py   how a sheet is read, and the answers of clerks who always have one, as conversations to learn from
 """

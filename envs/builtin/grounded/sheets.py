@@ -40,8 +40,8 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
 
 LEVELS: tuple[tuple[int, int], ...] = ((1, 1), (2, 4))
 """How many orders a sheet has, at least and at most, by level."""
-ABSENT = 0.3
-"""Chance of each field to stand nowhere in the line of an order."""
+MOST_FIELDS = 4
+"""The first line for an order says one field to so many, each number as often as another."""
 SECOND_LINE = 0.5
 """Chance of a second line for an order, where nothing contradicts what is asked."""
 
@@ -115,12 +115,11 @@ def make_case(seed: int, level: int = 0, unanswerable: float = 0.5) -> Case:
     low, high = LEVELS[level]
     order, absent, *others = (ORDERS[i] for i in rng.permutation(len(ORDERS))[: 1 + int(rng.integers(low, high + 1))])
     field = pick(rng, tuple(VALUES))
-    lines = [Line(name, _fields(rng)) for name in (order, *others)]
-    if kind == "missing" and level and rng.random() < 0.5:
-        lines[0] = Line(absent, lines[0].fields)
-    elif kind == "missing":
-        lines[0] = Line(order, {name: value for name, value in lines[0].fields.items() if name != field})
-    else:
+    unlisted = kind == "missing" and level > 0 and rng.random() < 0.5
+    lines = [Line(name, _fields(rng)) for name in (absent if unlisted else order, *others)]
+    if kind == "missing" and not unlisted:
+        lines[0] = Line(order, _fields(rng, without=field))
+    elif kind != "missing":
         lines[0] = Line(order, {field: pick(rng, VALUES[field]), **lines[0].fields})
     if kind == "contradicting":
         said = lines[0].fields[field]
@@ -133,11 +132,11 @@ def make_case(seed: int, level: int = 0, unanswerable: float = 0.5) -> Case:
     return case
 
 
-def _fields(rng: np.random.Generator) -> dict[str, str]:
-    """What a first line says: every field with probability 1 - `ABSENT`, and two of them at the least."""
-    drawn = {name: pick(rng, values) for name, values in VALUES.items()}
-    there = {name for name in drawn if rng.random() >= ABSENT}
-    return {name: value for name, value in drawn.items() if name in there or (len(there) < 2 and name in ("part", "for"))}
+def _fields(rng: np.random.Generator, without: str = "") -> dict[str, str]:
+    """What the first line for an order says; one field is left out of it."""
+    names = [name for name in VALUES if name != without]
+    chosen = rng.permutation(len(names))[: int(rng.integers(1, MOST_FIELDS + 1))]
+    return {names[i]: pick(rng, VALUES[names[i]]) for i in chosen}
 
 
 def _second(rng: np.random.Generator, lines: list[Line], asked: str) -> Line:
