@@ -126,13 +126,15 @@ async def test_the_reward_reads_what_the_environment_says() -> None:
 
 
 def test_exercises_are_right_and_begin_with_sheets_of_one_entry() -> None:
-    whole = list(exercises(5, 300, instructions=False))
-    assert whole == list(exercises(5, 300, instructions=False))
+    whole = list(exercises(5, 300, unsure=0.0, instructions=False))
+    assert whole == list(exercises(5, 300, unsure=0.0, instructions=False))
     cases = [make_case(5 + i, unanswerable=0.0) for i in range(300)]
     assert [(asked.text, said.text) for asked, said in whole] == [(case.text, case.answer) for case in cases]
-    for case, (asked, said) in zip(cases, exercises(5, 300, entries=1, instructions=False), strict=True):
+    for case, (asked, said) in zip(cases, exercises(5, 300, entries=1, unsure=0.0, instructions=False), strict=True):
         assert asked.text == f"order {case.order}: {case.field}={said.text}\n{case.text.splitlines()[-1]}"
         assert said.text == case.answer
+    said = [answer.text for _, answer in exercises(5, 3000, unsure=0.1, instructions=False)]
+    assert said.count(NOT_KNOWN) / len(said) == pytest.approx(0.1, abs=0.02)
     with pytest.raises(ValueError, match="has one at least, not 0"):
         next(exercises(5, 1, entries=0))
 

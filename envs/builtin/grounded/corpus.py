@@ -12,15 +12,19 @@ from .env import opening
 from .sheets import NOT_KNOWN, VALUES, Case, Line, make_case, pick
 
 
-def exercises(seed: int, count: int, level: int = 0, entries: int = 100, instructions: bool = True) -> Iterator[tuple[Message, ...]]:
-    """How a sheet is read: questions that it answers, and the answers, all of them right, of the cases of seeds `seed`, `seed + 1`, ….
+def exercises(
+    seed: int, count: int, level: int = 0, entries: int = 100, unsure: float = 0.1, instructions: bool = True
+) -> Iterator[tuple[Message, ...]]:
+    """How a sheet is read: questions that it answers, and the right answers, of the cases of seeds `seed`, `seed + 1`, ….
 
     entries: of each sheet at most so many are left, the one that is asked for among them: reading is learned soonest from sheets of one.
+    unsure: as of `logs`, so that the words are known.
     """
     for i in range(count):
-        case = make_case(seed + i, level, unanswerable=0.0)
+        case, rng = make_case(seed + i, level, unanswerable=0.0), np.random.default_rng([seed + i, 0xE8E])
         assert case.answer is not None
-        yield *opening(cut(case, entries), instructions), Message("assistant", case.answer)
+        said = NOT_KNOWN if rng.random() < unsure else case.answer
+        yield *opening(cut(case, entries), instructions), Message("assistant", said)
 
 
 def cut(case: Case, entries: int) -> Case:

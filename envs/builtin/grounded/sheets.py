@@ -40,8 +40,8 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
 
 LEVELS: tuple[tuple[int, int], ...] = ((1, 1), (2, 4))
 """How many orders a sheet has, at least and at most, by level."""
-MOST_FIELDS = 4
-"""The first line for an order says one field to so many, each number as often as another."""
+FIELDS = (3, 5)
+"""How many fields the first line for an order has, at least and at most: so many that a sheet hardly comes twice."""
 SECOND_LINE = 0.5
 """Chance of a second line for an order, where nothing contradicts what is asked."""
 
@@ -135,7 +135,7 @@ def make_case(seed: int, level: int = 0, unanswerable: float = 0.5) -> Case:
 def _fields(rng: np.random.Generator, without: str = "") -> dict[str, str]:
     """What the first line for an order says; one field is left out of it."""
     names = [name for name in VALUES if name != without]
-    chosen = rng.permutation(len(names))[: int(rng.integers(1, MOST_FIELDS + 1))]
+    chosen = rng.permutation(len(names))[: int(rng.integers(FIELDS[0], FIELDS[1] + 1))]
     return {names[i]: pick(rng, VALUES[names[i]]) for i in chosen}
 
 
