@@ -32,7 +32,7 @@ from burnish.rpc.address import with_addresses
 from burnish.trainer.data.config import SeedRange, TasksConfig
 from burnish.trainer.evaluation.config import EvaluationConfig, RetentionConfig
 from burnish.trainer.learner.config import LearnerConfig
-from burnish.trainer.models.checkpoints import BestBy
+from burnish.trainer.models.best import BestBy
 from burnish.trainer.phases.common import Phase, PhaseConfig
 from burnish.trainer.phases.rates import with_rate
 from burnish.trainer.phases.rft import RFTPhaseConfig

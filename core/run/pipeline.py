@@ -46,7 +46,8 @@ from burnish.trainer.evaluation.between import held_out_metrics
 from burnish.trainer.evaluation.comparison import comparisons
 from burnish.trainer.loop import Step
 from burnish.trainer.marks import mark
-from burnish.trainer.models.checkpoints import BestBy, CheckpointRecord, best, latest, prune, save_checkpoint
+from burnish.trainer.models.best import BestBy
+from burnish.trainer.models.checkpoints import CheckpointRecord, best, latest, prune, save_checkpoint
 from burnish.trainer.models.finding import find_model
 from burnish.trainer.objectives.measures import probe_of
 from burnish.trainer.phases.common import Measuring, Phase, PhaseData, PhaseParts, Spent

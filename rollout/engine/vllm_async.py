@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import TensorSpec, safe_open, serialize_file
 
 from ...envs.failures import EpisodeFailure, FailureKind, short_traceback
-from ..store.writing import writing
+from ..writing import writing
 from .base import GenerateRequest
 from .config import EngineConfig
 from .layout import checksum, dtype_name

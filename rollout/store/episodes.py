@@ -23,10 +23,10 @@ import pyarrow.parquet as pq
 
 from ...envs.failures import Failure
 from ...envs.types import Episode, Float32
+from ..writing import writing
 from .keeping import Keeping
 from .moments import Moment, PerEpisode
 from .transcripts import TranscriptWriter, transcript_of
-from .writing import writing
 
 SCHEMA_VERSION = 4
 

@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ...envs.pydantic_words import first_error
 from ...envs.rows import json_object
+from ..writing import writing
 from .own_files import MOST_LINE_BYTES, open_file
-from .writing import writing
 
 _SHARE = re.compile(r"[0-9]{1,30}(/0*[1-9][0-9]{0,29})?")
 Row = TypeVar("Row", bound=BaseModel)

@@ -70,7 +70,7 @@ def main() -> None:
     for moment in sys.argv[4:]:
         run, log = disk / folder_of(moment), out / f"{folder_of(moment)}.log"
         said: dict[str, Any] = {}
-        run_it = ("run", str(recipe), "--run-dir", str(run))
+        run_it: tuple[str, ...] = ("run", str(recipe), "--run-dir", str(run))
         if moment != "whole":
             name, count, left = moment.split(":")
             scripted_run.killed_at, scripted_run.strikes = (name, int(count)), [partial(fill, disk, int(left))]

@@ -373,7 +373,7 @@ def test_the_phase_that_needs_most_decides_and_each_says_what_it_trains(
         json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})
     )
     sft = {"kind": "sft", "steps": 1, "data": str(tmp_path / "talks.jsonl"), "lora": {"rank": 8, "targets": ["q_proj", "down_proj"]}}
-    where = {"resources": {"ray_address": "auto"}, "engine": {"max_context": 2048}}
+    where: dict[str, Any] = {"resources": {"ray_address": "auto"}, "engine": {"max_context": 2048}}
     run = recipe(model=str(seven_b), phases=[sft, {"kind": "rft", "lr": 1e-6}], **where)
     plan = make_plan(run)
     assert plan.memory_mb["learner's GPU"] == make_plan(recipe(model=str(seven_b), rft={"lr": 1e-6}, **where)).memory_mb["learner's GPU"]
@@ -542,7 +542,7 @@ def test_a_service_of_the_runs_own_node_is_none_for_engines_elsewhere() -> None:
     services = {"judge": {"verifier": "my_team.checks:verdict"}}
     rewards = [{"name": "judge", "verifier": "service:judge"}]
     run = recipe("cpu", resources={"ray_address": "auto"}, services=services, rewards=rewards)
-    own = {"NodeManagerAddress": "10.0.0.1", "Resources": {"CPU": 4.0, "node:10.0.0.1": 1.0}}
+    own: dict[str, Any] = {"NodeManagerAddress": "10.0.0.1", "Resources": {"CPU": 4.0, "node:10.0.0.1": 1.0}}
     said = (
         "services.judge: the run starts it on the loopback of this node, and an engine may be on node 10.0.0.7 (worker-3), which does not "
         "reach that; serve it where every node reaches it, by burnish serve-verifier or deploy-verifier, and write [services.judge] "

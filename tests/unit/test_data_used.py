@@ -77,7 +77,8 @@ def test_tasks_of_every_environment_have_a_digest_and_a_share_of_the_groups() ->
     assert (own.source, own.examples) == ("burnish/Arithmetic-v0, seeds 0 to 499", None)
     by = '{"args":{"operations":["+"]},"environment":"burnish/Arithmetic-v0","seeds":[0,1000000000]}'
     assert other.sha256 == hashlib.sha256(by.encode()).hexdigest() != own.sha256
-    (alone,) = data_used(*run_of({"rft": {}, "train_seeds": [0, 500]}, {}), [])
+    plain, table = run_of({"rft": {}, "train_seeds": [0, 500]}, {})
+    (alone,) = data_used(plain, table, [])
     assert alone.share is None and alone.sha256 == own.sha256, "the same tasks"
 
 

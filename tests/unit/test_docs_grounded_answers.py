@@ -36,7 +36,7 @@ def test_its_answers_earn_what_it_says(tmp_path: Path) -> None:
 
 def test_its_figures_are_the_recipes() -> None:
     config = load_config(ROOT / "recipes" / "grounded-answers.toml")
-    (habit,) = [table for table in config.phases if table.name == "habit"]
-    assert f"`unsure = {habit.args['unsure']}`" in PAGE
+    (habit,) = [table.model_dump() for table in config.phases if table.name == "habit"]
+    assert f"`unsure = {habit['args']['unsure']}`" in PAGE
     assert f"{config.evaluation.tasks} held-out sheets are asked, sampled and greedy" in PAGE
     assert f"{TRAIN_SEEDS:,}" in PAGE and f"models new {config.model} " in PAGE

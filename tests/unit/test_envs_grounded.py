@@ -133,8 +133,8 @@ def test_exercises_are_right_and_begin_with_sheets_of_one_entry() -> None:
     for case, (asked, said) in zip(cases, exercises(5, 300, entries=1, unsure=0.0, instructions=False), strict=True):
         assert asked.text == f"order {case.order}: {case.field}={said.text}\n{case.text.splitlines()[-1]}"
         assert said.text == case.answer
-    said = [answer.text for _, answer in exercises(5, 3000, unsure=0.1, instructions=False)]
-    assert said.count(NOT_KNOWN) / len(said) == pytest.approx(0.1, abs=0.02)
+    texts = [answer.text for _, answer in exercises(5, 3000, unsure=0.1, instructions=False)]
+    assert texts.count(NOT_KNOWN) / len(texts) == pytest.approx(0.1, abs=0.02)
     with pytest.raises(ValueError, match="has one at least, not 0"):
         next(exercises(5, 1, entries=0))
 
@@ -165,7 +165,7 @@ def test_the_recipe_measures_sheets_that_no_phase_has_seen() -> None:
     assert config.evaluation.seeds[0] >= TRAIN_SEEDS == config.train_seeds[1]
     (judge,) = config.rewards
     assert (judge.use, config.success, config.environment) == ("burnish/abstention-v1", "abstention.wanted", ID)
-    tables = {table.name: table for table in config.phases}
+    tables = {table.name: table.model_dump() for table in config.phases}
     assert list(tables) == ["reading", "choosing", "habit", "rft"]
-    assert tables["habit"].args["unsure"] < 0.2, "the habit is to answer"
-    assert len(list(exercises(0, 10, **tables["reading"].args))) == len(list(logs(0, 10, **tables["habit"].args))) == 10
+    assert tables["habit"]["args"]["unsure"] < 0.2, "the habit is to answer"
+    assert len(list(exercises(0, 10, **tables["reading"]["args"]))) == len(list(logs(0, 10, **tables["habit"]["args"]))) == 10

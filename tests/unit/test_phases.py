@@ -155,7 +155,7 @@ def test_a_phase_trains_adapters_of_its_own_or_all_weights() -> None:
     """Those of the learner's table go on from phase to phase; one with a word of its own begins from merged weights, and so does what
     follows it."""
     own = {"rank": 2, "alpha": 8, "targets": ["q_proj"]}
-    lists = [
+    lists: list[dict[str, Any]] = [
         {"kind": "cpt", "steps": 1, "generate": "m:f"},
         {"kind": "midtrain", "steps": 1, "generate": "m:f"},
         {"kind": "sft", **GENERATED, "lora": False},

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
-from burnish.rollout.store.writing import writing
+from burnish.rollout.writing import writing
 
 pytestmark = pytest.mark.unit
 

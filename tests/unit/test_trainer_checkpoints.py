@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from burnish.trainer.models import checkpoints
-from burnish.trainer.models.checkpoints import BestBy, CheckpointRecord, best, latest, list_checkpoints, prune, save_checkpoint
+from burnish.trainer.models.best import BestBy
+from burnish.trainer.models.checkpoints import CheckpointRecord, best, latest, list_checkpoints, prune, save_checkpoint
 from burnish.trainer.models.importing import ModelSize, new_model
 
 pytestmark = pytest.mark.unit

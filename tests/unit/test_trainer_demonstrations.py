@@ -60,6 +60,9 @@ class Listed:
     def shares(self, samples: int) -> dict[str, float]:
         return {}
 
+    def taught(self, samples: int) -> dict[str, int]:
+        return {}
+
     def blend_lines(self, phase: str, samples: int) -> Iterator[str]:
         return iter(())
 

@@ -147,8 +147,10 @@ def test_a_step_in_bfloat16_is_one_in_float32_but_for_rounding(folder: Path, pol
     assert (ours - theirs).norm() < 0.05 * theirs.norm(), float((ours - theirs).norm() / theirs.norm())
     norms = [one.step()["grad_norm"] for one in (exact, rounded)]
     assert norms[1] == pytest.approx(norms[0], rel=0.05)
-    moved = [flat(one.policy.trained.values()) - start for one in (exact, rounded)]
-    assert torch.nn.functional.cosine_similarity(*moved, dim=0) > 0.9, "AdamW moves each weight by its rate, in the sign of its gradient"
+    moved, off_by_rounding = (flat(one.policy.trained.values()) - start for one in (exact, rounded))
+    assert torch.nn.functional.cosine_similarity(moved, off_by_rounding, dim=0) > 0.9, (
+        "AdamW moves each weight by its rate, in the sign of its gradient"
+    )
     assert {state.dtype for of in rounded.optimizer.state.values() for state in of.values()} == {torch.float32}
 
 

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ...rollout.store.writing import writing
+from ...rollout.writing import writing
 from .ranks import laid_out_as
 
 FORMAT = 1

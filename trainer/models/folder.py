@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from ...rollout.store.own_files import read_whole
-from ...rollout.store.writing import writing
 from ...rollout.tokenizer_files import check_tokenizer_files
+from ...rollout.writing import writing
 from .card import model_card
 from .config_file import check_config, ties_embeddings
 from .manifest import (

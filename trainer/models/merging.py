@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from ...envs.registry import did_you_mean
-from ...rollout.store.writing import writing
+from ...rollout.writing import writing
 from .finding import MODELS, verified_model
 from .folder import WEIGHTS_FILE, Origin, atomic_folder, copy_model_files, manifest_of, read_json, write_manifest
 from .importing import no_progress_bars, verify_model

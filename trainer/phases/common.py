@@ -19,7 +19,7 @@ from ..batch import TokenBatch
 from ..data.config import Making, RowsKind, SupervisedRows
 from ..learner.config import LoRAConfig, OptimizerConfig
 from ..loop import MAX_SKIPPED, PolicyLoop, Step
-from ..models.checkpoints import BestBy
+from ..models.best import BestBy
 from ..models.manifest import DataUse, Stage
 from ..objectives.measures import Measured
 from ..objectives.objective import Objective

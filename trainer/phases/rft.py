@@ -20,7 +20,7 @@ from ..data.prepared import lay_out
 from ..demonstrations import Demonstrations, ExampleStream
 from ..learner.config import CriticConfig
 from ..loop import MAX_IDLE_STEPS, Step
-from ..models.checkpoints import BestBy
+from ..models.best import BestBy
 from ..objectives.config import ObjectiveConfig
 from ..objectives.measures import per_trajectory
 from ..objectives.presets import CLIPS, PRESETS, Algorithm, bounds_act, plain_name, written_out

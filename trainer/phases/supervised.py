@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from ..batch import TokenBatch, plain_batch
 from ..data.config import RowsConfig, RowsKind, SupervisedRows, readable
 from ..data.supervised import SupervisedExample
-from ..models.checkpoints import BestBy
+from ..models.best import BestBy
 from ..objectives.objective import CROSS_ENTROPY
 from ..updates import PolicyLearner
 from .common import NOT_FINITE, PhaseConfig, PhaseData, PhaseParts, PhaseStep, Schedule, Spent, may_skip, one_update

@@ -22,7 +22,7 @@ from ....envs.registry import ID_PATTERN
 from ....envs.rows import json_object
 from ....rollout.store.intervals import wilson_interval
 from ....rollout.store.own_files import own_file, own_files
-from ....rollout.store.writing import writing
+from ....rollout.writing import writing
 from ..statistics import exact_interval, resampled_means
 from .suite import Suite, SuiteKind, file_name
 
