@@ -260,12 +260,23 @@ def test_a_platforms_tables_lie_over_the_recipes_own() -> None:
 
 
 def test_the_tables_of_the_page_on_learners_are_planned(seven_b: Path, machine: Callable[..., None]) -> None:
-    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "learners.md").read_text(), re.DOTALL)
+    *blocks, _ = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "learners.md").read_text(), re.DOTALL)
     tables = tomllib.loads("\n".join(blocks))
     run = resolve(config_from_data({**BASE, "platform": "gpu", "model": str(seven_b), "resources": {"ray_address": "auto"}, **tables}))
     assert run.placement.learners == 4
     assert run.learner.lora == LoRAConfig(rank=16, alpha=32, targets=("q_proj", "v_proj"))
     assert "4 learners: 1 GPU each" in shown(make_plan(run))
+
+
+def test_the_phases_of_the_page_on_learners_train_what_it_says(tmp_path: Path, machine: Callable[..., None]) -> None:
+    *_, block = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "learners.md").read_text(), re.DOTALL)
+    tables = tomllib.loads(block)
+    for phase in (one for one in tables["phases"] if "data" in one):
+        (tmp_path / phase["data"]).touch()
+        phase["data"] = str(tmp_path / phase["data"])
+    run = resolve(config_from_data({**BASE, "platform": "gpu", "resources": {"ray_address": "auto"}, **tables}))
+    found = [(phase.name, phase.lora.rank if phase.lora else None, phase.merges) for phase in run.phases]
+    assert found == [("cpt", None, False), ("sft", 64, True), ("rft", 16, True)]
 
 
 def test_the_recipe_of_the_page_on_weights_is_read() -> None:
