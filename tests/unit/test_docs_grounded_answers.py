@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from burnish.cli.main import app
-from burnish.envs.builtin.grounded.sheets import NOT_KNOWN, TRAIN_SEEDS, Case, Line
+from burnish.envs.builtin.grounded.sheets import NOT_KNOWN, TRAIN_SEEDS, Case, SheetLine
 from burnish.recipe.load import load_config
 
 pytestmark = pytest.mark.unit
@@ -20,7 +20,7 @@ PAGE = (ROOT / "docs" / "grounded-answers.md").read_text()
 
 
 def test_its_sheet_is_one_that_the_environment_asks_about() -> None:
-    case = Case((Line("K", {"due": "Friday", "part": "gears", "pieces": "30"}), Line("K", {"pieces": "40"})), "K", "pieces", 1)
+    case = Case((SheetLine("K", {"due": "Friday", "part": "gears", "pieces": "30"}), SheetLine("K", {"pieces": "40"})), "K", "pieces", 1)
     assert f"```text\n{case.text}\n```" in PAGE
     assert case.kind == "contradicting" and f"| {NOT_KNOWN} |" in PAGE
 

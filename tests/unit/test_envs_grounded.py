@@ -16,7 +16,7 @@ from burnish.envs.builtin.grounded.sheets import (
     TRAIN_SEEDS,
     VALUES,
     Case,
-    Line,
+    SheetLine,
     kind_of,
     make_case,
     sheet_text,
@@ -34,10 +34,10 @@ ID = "burnish/GroundedAnswers-v0"
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "grounded-answers.toml"
 
 SHEET = (
-    Line("K", {"part": "gears", "pieces": "30", "due": "Friday"}),
-    Line("K", {"pieces": "40"}),
-    Line("K", {"part": "gears", "paint": "red"}),
-    Line("B", {"part": "seals", "for": "Sato"}),
+    SheetLine("K", {"part": "gears", "pieces": "30", "due": "Friday"}),
+    SheetLine("K", {"pieces": "40"}),
+    SheetLine("K", {"part": "gears", "paint": "red"}),
+    SheetLine("B", {"part": "seals", "for": "Sato"}),
 )
 
 
@@ -141,7 +141,7 @@ def test_exercises_are_right_and_begin_with_sheets_of_one_entry() -> None:
 
 def test_what_is_cut_from_a_sheet_is_not_what_answers() -> None:
     assert sheet_text(cut(Case(SHEET, "K", "paint", 0), 3).lines) == "order K: part=gears pieces=30\norder K: paint=red"
-    assert cut(Case(SHEET, "B", "for", 0), 1).lines == (Line("B", {"for": "Sato"}),)
+    assert cut(Case(SHEET, "B", "for", 0), 1).lines == (SheetLine("B", {"for": "Sato"}),)
     assert cut(Case(SHEET, "K", "due", 0), 100).lines == SHEET
 
 

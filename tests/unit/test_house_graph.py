@@ -22,7 +22,7 @@ graph = grimp.build_graph("burnish", cache_dir=None)
 print(json.dumps({module: sorted(graph.find_modules_directly_imported_by(module)) for module in sorted(graph.modules)}))
 """
 
-READ_THE_RECIPE = {"checks", "config", "load", "placement", "recorded", "resolve"}
+READ_THE_RECIPE = {"checks", "config", "load", "placement", "recorded", "phase_run", "resolve"}
 """Files of core/recipe/ that know `RunConfig`; everything else reads a `ResolvedRun`, or a piece of one."""
 
 

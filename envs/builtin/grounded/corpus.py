@@ -9,7 +9,7 @@ import numpy as np
 
 from ...types import Message
 from .env import opening
-from .sheets import NOT_KNOWN, VALUES, Case, Line, make_case, pick
+from .sheets import NOT_KNOWN, VALUES, Case, SheetLine, make_case, pick
 
 
 def exercises(
@@ -34,7 +34,7 @@ def cut(case: Case, entries: int) -> Case:
     places = [(i, name) for i, line in enumerate(case.lines) for name in line.fields]
     asked = next((i, name) for i, name in places if (case.lines[i].order, name) == (case.order, case.field))
     kept = {asked, *[place for place in places if place != asked][: entries - 1]}
-    lines = (Line(one.order, {name: one.fields[name] for name in one.fields if (i, name) in kept}) for i, one in enumerate(case.lines))
+    lines = (SheetLine(one.order, {name: one.fields[name] for name in one.fields if (i, name) in kept}) for i, one in enumerate(case.lines))
     return replace(case, lines=tuple(line for line in lines if line.fields))
 
 

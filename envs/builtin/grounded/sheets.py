@@ -47,8 +47,8 @@ SECOND_LINE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One line of a sheet. Example: `Line("K", {"part": "gears", "due": "Friday"})` reads `order K: part=gears due=Friday`."""
+class SheetLine:
+    """One line of a sheet. Example: `SheetLine("K", {"part": "gears", "due": "Friday"})` reads `order K: part=gears due=Friday`."""
 
     order: str
     fields: dict[str, str]
@@ -62,7 +62,7 @@ class Line:
 class Case:
     """A sheet and a question about it. wording: which of the ways to ask it is."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[SheetLine, ...]
     order: str
     field: str
     wording: int
@@ -87,17 +87,17 @@ class Case:
         return f"{sheet_text(self.lines)}\n{question(self.order, self.field, self.wording)}"
 
 
-def entries(lines: tuple[Line, ...], order: str, field: str) -> tuple[str, ...]:
+def entries(lines: tuple[SheetLine, ...], order: str, field: str) -> tuple[str, ...]:
     return tuple(line.fields[field] for line in lines if line.order == order and field in line.fields)
 
 
-def kind_of(lines: tuple[Line, ...], order: str, field: str) -> Kind:
+def kind_of(lines: tuple[SheetLine, ...], order: str, field: str) -> Kind:
     """What a sheet makes of a question."""
     said = set(entries(lines, order, field))
     return "answerable" if len(said) == 1 else "contradicting" if said else "missing"
 
 
-def sheet_text(lines: tuple[Line, ...]) -> str:
+def sheet_text(lines: tuple[SheetLine, ...]) -> str:
     return "\n".join(line.text for line in lines)
 
 
@@ -116,17 +116,17 @@ def make_case(seed: int, level: int = 0, unanswerable: float = 0.5) -> Case:
     order, absent, *others = (ORDERS[i] for i in rng.permutation(len(ORDERS))[: 1 + int(rng.integers(low, high + 1))])
     field = pick(rng, tuple(VALUES))
     unlisted = kind == "missing" and level > 0 and rng.random() < 0.5
-    lines = [Line(name, _fields(rng)) for name in (absent if unlisted else order, *others)]
+    lines = [SheetLine(name, _fields(rng)) for name in (absent if unlisted else order, *others)]
     if kind == "missing" and not unlisted:
-        lines[0] = Line(order, _fields(rng, without=field))
+        lines[0] = SheetLine(order, _fields(rng, without=field))
     elif kind != "missing":
-        lines[0] = Line(order, {field: pick(rng, VALUES[field]), **lines[0].fields})
+        lines[0] = SheetLine(order, {field: pick(rng, VALUES[field]), **lines[0].fields})
     if kind == "contradicting":
         said = lines[0].fields[field]
-        lines.append(Line(order, {field: pick(rng, tuple(value for value in VALUES[field] if value != said))}))
+        lines.append(SheetLine(order, {field: pick(rng, tuple(value for value in VALUES[field] if value != said))}))
     elif rng.random() < SECOND_LINE:
         lines.append(_second(rng, lines, field))
-    shuffled = tuple(Line(lines[i].order, _shuffled(rng, lines[i].fields)) for i in rng.permutation(len(lines)))
+    shuffled = tuple(SheetLine(lines[i].order, _shuffled(rng, lines[i].fields)) for i in rng.permutation(len(lines)))
     case = Case(shuffled, order, field, int(rng.integers(len(QUESTIONS[field]))))
     assert case.kind == kind
     return case
@@ -139,11 +139,11 @@ def _fields(rng: np.random.Generator, without: str = "") -> dict[str, str]:
     return {names[i]: pick(rng, VALUES[names[i]]) for i in chosen}
 
 
-def _second(rng: np.random.Generator, lines: list[Line], asked: str) -> Line:
+def _second(rng: np.random.Generator, lines: list[SheetLine], asked: str) -> SheetLine:
     """A second line for one of the orders, of one field: what is asked only as it stands already."""
     line = lines[int(rng.integers(len(lines)))]
     name = pick(rng, tuple(name for name in VALUES if name != asked or name in line.fields))
-    return Line(line.order, {name: line.fields[name] if name == asked else pick(rng, VALUES[name])})
+    return SheetLine(line.order, {name: line.fields[name] if name == asked else pick(rng, VALUES[name])})
 
 
 def _shuffled(rng: np.random.Generator, fields: dict[str, str]) -> dict[str, str]:
