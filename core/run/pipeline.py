@@ -71,7 +71,8 @@ def run(recipe: ResolvedRun, path: Path, *, resume: bool = False, console: Conso
 
 
 def _run(recipe: ResolvedRun, folder: RunFolder, resume: bool, console: Console, plan: Plan | None) -> Results:
-    recipe = at_size_asked(recipe, folder.path)
+    asked = engines_asked(folder.path)  # once: what is asked for while the engines start is heeded after the first step
+    recipe = at_size_asked(recipe, asked)
     with console.status("making the examples of the phases") as status:  # all: an unfit row must not be met in the middle
         data = _data(recipe, folder, status.update)
     with parts_of(recipe, folder.path / "logs", partial(say, console), folder.path.resolve()) as addresses:
@@ -79,7 +80,7 @@ def _run(recipe: ResolvedRun, folder: RunFolder, resume: bool, console: Console,
         say(console, f"Ray dashboard: {dashboard or 'none'}")
         say(console, rollouts_line(dashboard, folder.path, recipe.placement.ray_address is None))
         with _started(recipe, folder, addresses, console) as current:
-            current.data, current.plan = data, plan
+            current.data, current.plan, current.engines = data, plan, asked
             done = latest(folder.path) if resume else None
             if resume:
                 take_up(current, done)
@@ -109,7 +110,7 @@ def _started(recipe: ResolvedRun, folder: RunFolder, addresses: Mapping[str, str
         if left_out:
             say(console, f"{len(left_out)} unfit rows of [tasks] are left out: {folder.write_rejects(left_out)}")
         store = EpisodeStore(folder.episodes, folder.path.name, folder.transcripts, recipe.keeping, partial(say, console))
-        yield Run(session, folder, console, stack.enter_context(store), engines=engines_asked(folder.path))
+        yield Run(session, folder, console, stack.enter_context(store))
 
 
 def _phases(run: Run, done: CheckpointRecord | None) -> None:

@@ -50,12 +50,12 @@ def engines_asked(run: Path) -> int | None:
         raise ValueError(f"{file} does not say how many engines there are to be; {ask}") from error
 
 
-def at_size_asked(recipe: ResolvedRun, run: Path) -> ResolvedRun:
-    """A recipe with the engines that were asked for while its run was under way before. It begins with no more than it says, for which the
-    cluster has room; the others join later."""
-    asked, placement = engines_asked(run), recipe.placement
+def at_size_asked(recipe: ResolvedRun, asked: int | None) -> ResolvedRun:
+    """A recipe with the engines that were asked for (`engines_asked`) while its run was under way before, None for none. It begins with no
+    more than it says, for which the cluster has room; the others join later."""
     if asked is None:
         return recipe
+    placement = recipe.placement
     least = min(asked, placement.min_engines or placement.engines)
     return replace(recipe, placement=replace(placement, engines=min(asked, placement.engines), min_engines=least, max_engines=asked))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from typer.testing import CliRunner
 from burnish.cli.main import app
 from burnish.recipe.load import config_from_data
 from burnish.recipe.resolve import ResolvedRun, resolve
+from burnish.run import pipeline
 from burnish.run.folder import create_run
 from burnish.run.scale import FILE, ask_for_engines, at_size_asked, engines_asked, heed_size
 
@@ -65,11 +68,11 @@ def test_what_cannot_be_is_refused(resources: dict[str, Any], said: str) -> None
 
 def test_a_run_begins_with_what_was_asked_for_as_far_as_there_is_room_for_certain(tmp_path: Path) -> None:
     def sizes(run: ResolvedRun) -> tuple[int, int | None, int | None]:
-        found = at_size_asked(run, tmp_path).placement
+        found = at_size_asked(run, engines_asked(tmp_path)).placement
         return found.engines, found.min_engines, found.max_engines
 
     fixed, ranging = resolved(**CLUSTER), resolved(**CLUSTER, min_env_runners=2, max_env_runners=4)
-    assert at_size_asked(fixed, tmp_path) is fixed
+    assert at_size_asked(fixed, engines_asked(tmp_path)) is fixed
     ask_for_engines(tmp_path, 3)
     assert (sizes(fixed), sizes(ranging)) == ((2, 2, 3), (2, 2, 3))
     ask_for_engines(tmp_path, 1)
@@ -109,6 +112,27 @@ def test_the_driver_heeds_each_request_once_and_says_so(tmp_path: Path) -> None:
             engines_asked(tmp_path)
         ask_for_engines(tmp_path, 1)
         run.heed()
+
+
+def test_what_is_asked_for_while_the_engines_start_is_heeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, asked, sizes = create_run(resolved(**CLUSTER), run_dir=tmp_path / "run"), list[int](), list[int]()
+    ask_for_engines(folder.path, 1)
+
+    @contextmanager
+    def session_over(recipe: ResolvedRun, *others: Any) -> Iterator[Any]:
+        sizes.append(recipe.placement.engines)
+        ask_for_engines(folder.path, 2)
+        algo = SimpleNamespace(fleet=SimpleNamespace(runners={1: "one"}))
+        yield SimpleNamespace(recipe=recipe, files=None, algo=algo, scale=asked.append)
+
+    monkeypatch.setattr(pipeline, "session_over", session_over)
+    monkeypatch.setattr(pipeline, "parts_of", lambda *given: nullcontext({}))
+    monkeypatch.setattr(pipeline, "_data", lambda *given: {})
+    monkeypatch.setattr(pipeline, "dashboard_url", lambda: "")
+    monkeypatch.setattr(pipeline, "keep_going", lambda run, done, phases: heed_size(run))
+    monkeypatch.setattr("burnish.inspector.report.write_report", lambda path: None)
+    pipeline._run(resolved(**CLUSTER), folder, False, Console(quiet=True), None)
+    assert (sizes, asked) == ([1], [2])
 
 
 def test_a_request_is_a_file_of_the_run_and_follows_no_link(tmp_path: Path) -> None:
