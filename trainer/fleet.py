@@ -120,15 +120,13 @@ class RayFleet:
         return Runner(index, actor, Restarts(self.limits.restarts, self.limits.restart_window_s))
 
     def scale(self, runners: int) -> None:
-        """Have so many runners from now on: others join when the cluster has room for them, or those that came last leave when they have
-        finished what they play. Raises ValueError for less than one, and where their number is fixed."""
+        """Have so many runners from now on: others join when the cluster has room for them, or some leave, those whose node is about to go
+        before those that came last, which finish what they play. Raises ValueError for less than one, and where their number is fixed."""
         if runners < 1:
             raise ValueError(f"{runners} runners play nothing; give at least 1")
         if self._turnover is None:
             raise ValueError(_FIXED)
         self._least, self._wanted = min(self._least, runners), runners
-        for runner in self._runners:
-            runner.leaving = False
 
     def close(self) -> None:
         """Have nobody come any more; who has left is gone when this returns."""
@@ -254,8 +252,7 @@ class RayFleet:
         """Part with the runners that are too many, or whose node is about to go, and take in those that have come."""
         if self._turnover is None:
             return
-        for runner in self._staying[self._wanted :]:
-            runner.leaving = True
+        self._choose_who_leaves(self._turnover)
         for runner in self._runners:
             if self._can_spare(runner) and (why := self._turnover.about_to_go(runner.node)):
                 self._part_with(runner, why)
@@ -269,9 +266,16 @@ class RayFleet:
             self._runners = [*self._runners, runner]
             log.warning("%s has joined: %s", runner.name, self._count())
 
+    def _choose_who_leaves(self, turnover: Turnover) -> None:
+        """Of those that are too many, the ones whose node is about to go, and then the last that came. All others stay, also one that was
+        to leave until another was lost."""
+        ranked = sorted(self._runners, key=lambda one: turnover.about_to_go(one.node) != "")
+        for place, runner in enumerate(ranked):
+            runner.leaving = place >= self._wanted
+
     def _can_spare(self, runner: Runner) -> bool:
-        """Whether the others may go on without it."""
-        return runner.leaving or sum(one is not runner for one in self._staying) >= self._least
+        """Whether the others may go on without it. One of them that is leaving stays then."""
+        return runner.leaving or len(self._runners) > self._least
 
     def _part_with(self, runner: Runner, why: str, lost: bool = False) -> None:
         """Let a runner leave. Others play what it owes, before anything else, and all of it: what it has begun is no one's."""
@@ -279,6 +283,7 @@ class RayFleet:
         self._runners = [one for one in self._runners if one is not runner]
         self._waiting.extendleft(reversed(runner.owed.values()))
         runner.owed, runner.sampling, runner.submitted = {}, None, []
+        self._choose_who_leaves(self._turnover)
         self._turnover.end(runner.index, runner.actor, lost)
         log.warning("%s has left, %s: %s", runner.name, why, self._count())
 

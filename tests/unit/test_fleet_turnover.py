@@ -247,6 +247,30 @@ def test_a_run_goes_on_without_a_runner_whose_node_is_lost_and_grows_again(clust
     assert set(fleet.runners) == {1, 3}
 
 
+def test_one_that_was_to_leave_stays_where_another_is_lost(cluster: Cluster) -> None:
+    first, second, cluster.room = Runner(ready=False, node="a" * 56), Runner(ready=False), False
+    fleet = cluster.fleet([first, second], 1, 2)
+    fleet.submit(MANY, 2, 1.0)
+    fleet.scale(1)
+    lose(cluster, first)
+    first.ping = SimpleNamespace(remote=lambda: Call(ActorUnavailableError("restarting", None)))  # type: ignore[attr-defined]
+    cluster.poll(fleet, 2)
+    second.ready = True
+    assert sorted(cluster.poll(fleet, 20)) == [task.id for task in MANY]
+    assert set(fleet.runners) == {2} and cluster.ray.killed == [first]
+
+
+def test_of_too_many_those_whose_node_is_about_to_go_leave_first(cluster: Cluster) -> None:
+    first, second, cluster.room = Runner(ready=False, node="a" * 56), Runner(), False
+    fleet = cluster.fleet([first, second], 2, 2)
+    fleet.submit(MANY, 2, 1.0)
+    cluster.draining = {"a" * 56: 0}
+    cluster.now += LOOK_S
+    fleet.scale(1)
+    assert sorted(cluster.poll(fleet, 20)) == [task.id for task in MANY]
+    assert set(fleet.runners) == {2} and (first.told, second.told) == (("stop",), ())
+
+
 @pytest.mark.parametrize("when", ["sync", "score", "stop"])
 def test_a_runner_may_be_lost_in_whatever_is_asked_of_it(cluster: Cluster, when: str) -> None:
     first, second, cluster.room = Runner(ready=False), Runner(ready=False, node="a" * 56), False
