@@ -127,6 +127,7 @@ class RayFleet:
         if self._turnover is None:
             raise ValueError(_FIXED)
         self._least, self._wanted = min(self._least, runners), runners
+        self._let_come_and_go()  # it may be long until something is played
 
     def close(self) -> None:
         """Have nobody come any more; who has left is gone when this returns."""

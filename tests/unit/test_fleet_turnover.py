@@ -271,6 +271,13 @@ def test_of_too_many_those_whose_node_is_about_to_go_leave_first(cluster: Cluste
     assert set(fleet.runners) == {2} and (first.told, second.told) == (("stop",), ())
 
 
+def test_who_is_too_many_leaves_at_once_where_nothing_is_played(cluster: Cluster) -> None:
+    first, second = Runner(), Runner()
+    fleet = cluster.fleet([first, second], 2, 2)
+    fleet.scale(1)
+    assert set(fleet.runners) == {1} and (first.told, second.told) == ((), ("stop",))
+
+
 @pytest.mark.parametrize("when", ["sync", "score", "stop"])
 def test_a_runner_may_be_lost_in_whatever_is_asked_of_it(cluster: Cluster, when: str) -> None:
     first, second, cluster.room = Runner(ready=False), Runner(ready=False, node="a" * 56), False
