@@ -280,8 +280,9 @@ def measurements(run: ResolvedRun, done: Done | None = None) -> dict[str, int]:
         if every is not None and isinstance(phase.table, RFTPhaseConfig):
             counts[phase.name] = math.ceil(phase.table.steps / every)
     if done is not None and every is not None:
-        counts |= dict.fromkeys(names[: names.index(done.phase)], 0)
-        counts[done.phase] = 0 if done.ended else max(0, counts[done.phase] - done.step // every)
+        at = names.index(done.phase)
+        counts |= dict.fromkeys(names[:at], 0)
+        counts[done.phase] = 0 if done.ended or done.step >= run.phases[at].table.steps else max(0, counts[done.phase] - done.step // every)
     return counts
 
 

@@ -369,7 +369,9 @@ def test_measurements_in_the_course_of_a_phase_are_planned(model: Path) -> None:
     assert (between.episodes, between.sampled_tokens, between.trained_tokens) == (18, 18 * 50, 0)
     assert between.seconds == pytest.approx(18 * 50 / engine_tokens_per_second(420))
     assert make_plan(run, done=Done("rft", 10)).phases[1].work == "2 times 6 held-out tasks, sampled"
-    assert [phase.name for phase in make_plan(run, done=Done("rft", 12, ended=True)).phases] == ["evaluation"]
+    assert make_plan(run, done=Done("rft", 24)).phases[1].work == "1 times 6 held-out tasks, sampled"
+    for behind in (Done("rft", 12, ended=True), Done("rft", 25)):
+        assert [phase.name for phase in make_plan(run, done=behind).phases] == ["evaluation"]
     some = recipe(model, rft={"steps": 25}, evaluation={"every": 10, "tasks": 7, "sampled": False})
     assert make_plan(some).phases[1].work == "3 times 7 held-out tasks, greedy", "all of them, where there are fewer than 50"
 
