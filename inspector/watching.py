@@ -11,7 +11,7 @@ from statistics import fmean
 from rich.table import Table
 from rich.text import Text
 
-from ..rollout.store.held_out import TASKS, success_of
+from ..rollout.store.held_out import SECONDS, TASKS, success_of
 from .account import times_of
 from .alarms import alarms_of
 from .blends import recorded_phases
@@ -136,13 +136,20 @@ def _under_way(run: RecordedRun, last: MetricRow, left: int) -> str:
 
 
 def _pace(run: RecordedRun, phase: str) -> float | None:
-    """Seconds of a step: what the last ones say that they took, or else, from when they were written."""
+    """Seconds of a step: what the last ones say that they took, with their part of the measurements so far, or else, from when they were
+    written."""
     rows = [row for row in run.metrics if row.phase == phase][-PACE_OVER - 1 :]
     seconds = step_seconds(run)
     took = [seconds[phase, row.step] for row in rows[-PACE_OVER:] if (phase, row.step) in seconds]
     steps = rows[-1].step - rows[0].step if rows else 0
-    pace = fmean(took) if took else (rows[-1].time - rows[0].time) / steps if steps > 0 else 0.0
+    pace = fmean(took) + _measuring(run, phase) if took else (rows[-1].time - rows[0].time) / steps if steps > 0 else 0.0
     return pace if 0 < pace <= LONGEST_S else None
+
+
+def _measuring(run: RecordedRun, phase: str) -> float:
+    """Seconds that measurements on held-out tasks took for each step of a phase so far."""
+    took = {row.step: row.values.get(SECONDS, 0.0) for row in run.metrics if row.phase == phase}
+    return sum(seconds for seconds in took.values() if 0 <= seconds <= LONGEST_S) / len(took)
 
 
 def _curves(seen: Watched, last: MetricRow) -> Iterator[tuple[str, str]]:

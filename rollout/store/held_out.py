@@ -9,7 +9,7 @@ from .records import MOST_COUNTED
 
 HELD_OUT = "held_out/"
 """What the names of these metrics begin with."""
-SUCCESS, REWARD, DEVIATION, TASKS = (f"{HELD_OUT}{name}" for name in ("success", "reward_mean", "reward_std", "tasks"))
+SUCCESS, REWARD, DEVIATION, TASKS, SECONDS = (f"{HELD_OUT}{name}" for name in ("success", "reward_mean", "reward_std", "tasks", "seconds"))
 Interval = tuple[float, float, float]
 """A value and the ends of its 95 % interval."""
 

@@ -85,6 +85,12 @@ def test_the_time_left_is_that_of_steps_and_not_of_the_pause_before_a_resume(run
     assert dict(of(run))["time left"] == "about 63 s of rft, at 3 s a step"
 
 
+def test_the_time_left_has_room_for_the_measurements_on_held_out_tasks(run: Path) -> None:
+    steps = [{"phase": "rft", "step": i, "time": 2000.0 + i, "step_seconds": 15.0} for i in (3, 4)]
+    write(run / "metrics.jsonl", steps[0], {**steps[1], "held_out/seconds": 40.0})
+    assert dict(of(run))["time left"] == "about 15 min of rft, at 25 s a step"
+
+
 def test_where_a_share_is_stored_the_interval_is_said_to_be_of_that(run: Path) -> None:
     config = json.loads((run / "config.json").read_text())
     for share, said in ((0.25, "▁█ 0.5 (0.4375 to 0.5625, of those that are stored)"), (1.0, "▁█ 0.5 (0.4375 to 0.5625)")):
