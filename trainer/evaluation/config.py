@@ -22,7 +22,7 @@ class EvaluationConfig(BaseModel):
     there are none (docs/phases.md). every_tasks: how many tasks each of those plays, always the first ones; left out, 50, or all where
     there are fewer. They are sampled, as in training, beside whose curve they stand; greedy with sampled = false.
     error_budget: share of an evaluation's episodes that may fail (of the infrastructure) before it is no result and ends the run, which
-    resumes with it.
+    resumes with it; a measurement between steps ends it at its step, and it resumes from the checkpoint before.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
