@@ -16,14 +16,27 @@ from ..types import Message
 
 ID: Final = "burnish/ReasoningGym-v0"
 PACKAGE, VERSION = "reasoning-gym", "0.1.25"
-"""The release whose scorers were read (`RUNS_ANSWERS`); another may also ask other questions for the same seeds."""
-RUNS_ANSWERS: Final = frozenset(
-    {
-        "binary_matrix", "composite", "countdown", "intermediate_integration", "n_queens", "polynomial_multiplication", "puzzle24",
-        "simple_integration", "spiral_matrix", "string_insertion",
-    }
-)  # fmt: skip
-"""Sets whose scorers run the policy's answer as Python (`eval`, or sympy's `parse_expr`), and the one that is made of others."""
+"""The release whose scorers were read (`REFUSED`); another may also ask other questions for the same seeds."""
+_RUNS = "would run what the policy writes as a program"
+_GROWS = "takes hours, or more memory than there is, for a few letters"
+_NAN = "takes nan for a right answer"
+REFUSED: Final[Mapping[str, str]] = {
+    **dict.fromkeys(
+        (
+            "binary_matrix", "composite", "countdown", "intermediate_integration", "n_queens", "polynomial_multiplication", "puzzle24",
+            "simple_integration", "spiral_matrix", "string_insertion",
+        ),
+        _RUNS,
+    ),
+    **dict.fromkeys(("coin_flip", "propositional_logic", "rubiks_cube", "rush_hour"), _GROWS),
+    **dict.fromkeys(("complex_arithmetic", "number_sorting"), _NAN),
+    "game_of_life_halting": "takes any answer for a right one",
+}  # fmt: skip
+"""Sets that are not offered, by what their scorers do. Some run the answer (`eval`, or sympy's `parse_expr`), and `composite` is made of
+others. `coin_flip` writes 1e999999999 out, `rubiks_cube` and `rush_hour` make a move as often as the answer says, and
+`propositional_logic` lists every assignment of as many variables as the answer names."""
+LONGEST: Final = 2000
+"""Characters of an answer that is scored, unless the right one is longer than half of that: twice its length then."""
 SEEDS: Final = 2**32
 SYSTEM = "Think as long as you need, and end with the answer alone between <answer> and </answer>."
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
@@ -35,10 +48,9 @@ class ReasoningGym(gymnasium.Env[Observation, str]):
     dataset: the name of a set, `chain_sum`. config: its own options, `{"max_terms": 3}`; seed and size are the task's.
 
     The answer is what stands between the last `<answer>` and `</answer>`, or all that was said where they are missing. The part
-    `unreadable` is 1 for one that the scorer cannot read, which is worth 0.
+    `unreadable` is 1 for one that the scorer cannot read, or that is longer than `LONGEST`, which is worth 0.
 
-    Raises ValueError when the package is not installed or is another release, a set or an option is unknown, or the set's scorer would run
-    the answer as a program.
+    Raises ValueError when the package is not installed or is another release, a set or an option is unknown, or a set is in `REFUSED`.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012  # gymnasium declares it on the instance
@@ -57,8 +69,8 @@ class ReasoningGym(gymnasium.Env[Observation, str]):
         _check_package()
         if not isinstance(dataset, str):
             raise ValueError(f"{ID}: dataset must be the name of a set, not {type(dataset).__name__}")
-        if dataset in RUNS_ANSWERS:
-            raise ValueError(f"{ID}: {dataset} is not offered: its scorer would run what the policy writes as a program")
+        if dataset in REFUSED:
+            raise ValueError(f"{ID}: {dataset} is not offered: its scorer {REFUSED[dataset]}")
         fixed = sorted({"seed", "size"} & set(config or {}))
         if fixed:
             raise ValueError(f"{ID}: config.{fixed[0]} is the task's; remove it")
@@ -76,11 +88,13 @@ class ReasoningGym(gymnasium.Env[Observation, str]):
         if self._dataset is None:
             raise ResetNeeded(f"{ID}: the episode is over; call reset() before step()")
         dataset, self._dataset = self._dataset, None
-        score, unreadable = 0.0, 0.0
-        try:
-            score = float(dataset.score_answer(answer_in(action), self._entry))
-        except ValueError:  # of int() and the like, on words where a number should stand: the policy's doing
-            unreadable = 1.0
+        answer = answer_in(action)
+        score, unreadable = 0.0, float(len(answer) > max(LONGEST, 2 * len(str(self._entry["answer"]))))
+        if not unreadable:
+            try:
+                score = float(dataset.score_answer(answer, self._entry))
+            except ValueError:  # of int() and the like, on words where a number should stand: the policy's doing
+                unreadable = 1.0
         return (), score, True, False, {"reward_parts": {"score": score, "unreadable": unreadable}}
 
 

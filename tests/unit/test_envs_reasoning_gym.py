@@ -13,7 +13,7 @@ import pytest
 from tests.unit.test_core_plan import recipe
 
 from burnish.envs.builtin import reasoning_gym as module
-from burnish.envs.builtin.reasoning_gym import ID, RUNS_ANSWERS, SYSTEM, answer_in
+from burnish.envs.builtin.reasoning_gym import ID, LONGEST, REFUSED, SYSTEM, answer_in
 from burnish.envs.checks.environment import check_environment, render
 from burnish.envs.contract import make_env, reset_env, step_env
 from burnish.envs.types import Task
@@ -80,6 +80,13 @@ def test_an_answer_that_the_scorer_cannot_read_is_worth_nothing_and_said() -> No
 
 
 @pytest.mark.usefixtures("package")
+def test_an_answer_of_any_length_is_not_scored() -> None:
+    assert play(7, "8".rjust(LONGEST, "0"))[2].reward == 1.0
+    step = play(7, "8".rjust(LONGEST + 1, "0"))[2]
+    assert (step.reward, step.info.reward_parts) == (0.0, {"score": 0.0, "unreadable": 1.0})
+
+
+@pytest.mark.usefixtures("package")
 def test_it_keeps_the_contract() -> None:
     report = check_environment(ID, {"dataset": "sums"}, replies=["8", "<answer>3</answer>"], other_process=False)
     assert report.passed, render(report)
@@ -94,6 +101,13 @@ def test_it_keeps_the_contract() -> None:
         ({"dataset": "sums", "config": {"least": 0}}, "cannot be made: .*unexpected keyword argument 'least'"),
         ({"dataset": "sums", "config": {"seed": 1}}, "config.seed is the task's; remove it"),
         ({"dataset": "countdown"}, "countdown is not offered: its scorer would run what the policy writes as a program"),
+        ({"dataset": "coin_flip"}, "coin_flip is not offered: its scorer takes hours, or more memory than there is, for a few letters"),
+        ({"dataset": "propositional_logic"}, "is not offered: its scorer takes hours"),
+        ({"dataset": "rubiks_cube"}, "is not offered: its scorer takes hours"),
+        ({"dataset": "rush_hour"}, "is not offered: its scorer takes hours"),
+        ({"dataset": "complex_arithmetic"}, "complex_arithmetic is not offered: its scorer takes nan for a right answer"),
+        ({"dataset": "number_sorting"}, "number_sorting is not offered: its scorer takes nan for a right answer"),
+        ({"dataset": "game_of_life_halting"}, "its scorer takes any answer for a right one"),
         ({"dataset": ["sums"]}, "dataset must be the name of a set, not list"),
     ],
 )
@@ -137,7 +151,7 @@ def test_the_sets_of_the_real_package_are_asked_and_score_their_own_answers() ->
         pytest.skip(str(error))
     from reasoning_gym.factory import DATASETS
 
-    assert set(DATASETS) > RUNS_ANSWERS
+    assert set(DATASETS) > set(REFUSED)
     for name in ("chain_sum", "leg_counting", "number_sequence", "prime_factorization"):
         env = make_env(ID, dataset=name)
         _, info = reset_env(env, ID, Task("t", 1_900_000_000))
