@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -93,8 +94,12 @@ class ReasoningGym(gymnasium.Env[Observation, str]):
         if not unreadable:
             try:
                 score = float(dataset.score_answer(answer, self._entry))
-            except ValueError:  # of int() and the like, on words where a number should stand: the policy's doing
+            except (
+                Exception
+            ):  # of int() on words, of a key that a list does not have, of nesting: the policy's doing, as the set is checked
                 unreadable = 1.0
+        if not math.isfinite(score):
+            score = 0.0
         return (), score, True, False, {"reward_parts": {"score": score, "unreadable": unreadable}}
 
 

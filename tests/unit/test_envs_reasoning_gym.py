@@ -23,6 +23,15 @@ from burnish.trainer.evaluation.suites.finding import find_suite
 pytestmark = pytest.mark.unit
 
 
+FAULTS = {
+    "[]": TypeError("list indices must be integers"),
+    "{}": KeyError(0),
+    "[[": RecursionError("maximum recursion depth exceeded"),
+    "1e999": OverflowError("cannot convert float infinity to integer"),
+}
+"""What scorers of the package raise, by what was answered."""
+
+
 class Sums:
     """As a set of the package is: one entry, and a scorer that gives part of the marks for an answer with words around it."""
 
@@ -38,6 +47,10 @@ class Sums:
 
     def score_answer(self, answer: str | None, entry: dict[str, Any]) -> float:
         assert entry is self.entry and answer is not None
+        if answer in FAULTS:
+            raise FAULTS[answer]
+        if answer == "nan":
+            return float(answer)
         return 1.0 if int(answer) == int(entry["answer"]) else 0.01
 
 
@@ -75,8 +88,10 @@ def test_a_question_is_that_of_its_seed_and_scored_by_its_set() -> None:
 
 @pytest.mark.usefixtures("package")
 def test_an_answer_that_the_scorer_cannot_read_is_worth_nothing_and_said() -> None:
-    step = play(7, "eight")[2]
-    assert (step.reward, step.info.reward_parts) == (0.0, {"score": 0.0, "unreadable": 1.0})
+    for answer in ("eight", *FAULTS):
+        step = play(7, answer)[2]
+        assert (step.reward, step.info.reward_parts) == (0.0, {"score": 0.0, "unreadable": 1.0})
+    assert play(7, "nan")[2].info.reward_parts == {"score": 0.0, "unreadable": 0.0}, "a score that is no number is none"
 
 
 @pytest.mark.usefixtures("package")
