@@ -130,6 +130,20 @@ def test_a_task_that_brings_calls_asks_something() -> None:
         reset_env(make_env(ID), ID, Task("t", 0, (Message("user", "?"),), {"calls": [], "tools": "f"}))
 
 
+@pytest.mark.parametrize(
+    ("prompt", "data", "by"),
+    [
+        ((Message("user", "Area?"),), {"tools": [TOOL], "call": [AREA]}, "prompt"),
+        ((), {"messages": [{"role": "user", "content": "Area?"}]}, "messages"),
+        ((), {"tools": [TOOL]}, "tools"),
+    ],
+)
+def test_a_task_that_asks_says_which_calls_are_right(prompt: tuple[Message, ...], data: dict[str, Any], by: str) -> None:
+    with pytest.raises(EpisodeFailure, match=rf"a case of its own, here by its {by}, says in calls what is right: \[\] where no call is"):
+        reset_env(make_env(ID), ID, Task("t", 0, prompt, data))
+    assert reset_env(make_env(ID), ID, Task("t", 0, (), {"reference_answer": "x"}))[0][-1].text == make_case(0).question
+
+
 def test_the_kinds_of_cases_come_in_turn_and_each_has_an_answer() -> None:
     taught = {"price", "stock", "spec", "measure", "scrap"}
     for seed in range(200):

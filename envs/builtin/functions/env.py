@@ -26,7 +26,8 @@ class FunctionCalls(gymnasium.Env[Observation, str]):
     something. Nothing is run.
 
     A task may bring its own case in its data: `tools` (OpenAI function schemas), `calls` (as `matching` has them), and `messages` (OpenAI
-    chat messages), unless it has a prompt of its own, which is then asked as it stands. Any other task's case is made from its seed.
+    chat messages), unless it has a prompt of its own, which is then asked as it stands. The case of a task without any of these is made
+    from its seed.
 
     Calls are read as the model's chat template has them written, and as Python where it does not say. Raises ValueError for a task whose
     case is unfit.
@@ -46,7 +47,7 @@ class FunctionCalls(gymnasium.Env[Observation, str]):
         template_parser, task = given.get("tool_parser"), given.get("task")
         parser = template_parser or PLAIN
         self._parse: ToolParser = find_parser(parser)
-        if task is not None and "calls" in task.data:
+        if task is not None and _brings(task):
             messages, tools, wanted = _brought(task)
         else:
             case = make_case(seed if seed is not None else int(self.np_random.integers(2**31)))
@@ -63,6 +64,16 @@ class FunctionCalls(gymnasium.Env[Observation, str]):
         calls = self._parse(action, self._tools)
         right = float(not isinstance(calls, Malformed) and bool(action.strip()) and are_wanted(calls, wanted))
         return (), right, True, False, {"reward_parts": {"right": right}}
+
+
+def _brings(task: Task) -> bool:
+    """Whether a task brings its own case. Raises ValueError when it asks and does not say which calls are right."""
+    if "calls" in task.data:
+        return True
+    asks = "prompt" if task.prompt else next((key for key in ("messages", "tools") if key in task.data), None)
+    if asks is not None:
+        raise ValueError(f"a task that brings a case of its own, here by its {asks}, says in calls what is right: [] where no call is")
+    return False
 
 
 def _brought(task: Task) -> tuple[tuple[Message, ...], tuple[dict[str, Any], ...], tuple[Wanted, ...]]:
