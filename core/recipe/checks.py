@@ -337,13 +337,18 @@ def _rollouts(config: RunConfig) -> Iterator[str]:
 
 def _bounds(config: RunConfig) -> Iterator[str]:
     for table in _reinforced(config):
-        own = table.own_bounds()
-        for key, value in table.idle_bounds(_exact(config.engine, config.learner)).items():
-            if own.get(key) != value and not (key == "clip_low" and value >= 1):  # that is how the lower bound is taken away
-                yield (
-                    f"{table.name}.objective.loss_args.{key}: {value:g} has no effect with one update a step by engines that wait, in "
-                    "float32: the ratio that it bounds is 1 but for rounding; remove it, or raise minibatches or epochs"
-                )
+        for key, value in own_idle_bounds(table, config.engine, config.learner).items():
+            yield (
+                f"{table.name}.objective.loss_args.{key}: {value:g} has no effect with one update a step by engines that wait, in "
+                "float32: the ratio that it bounds is 1 but for rounding; remove it, or raise minibatches or epochs"
+            )
+
+
+def own_idle_bounds(table: RFTPhaseConfig, engine: EngineConfig, learner: LearnerConfig) -> dict[str, float]:
+    """Bounds that a recipe sets of its own, against its algorithm's, and that cannot act."""
+    own, idle = table.own_bounds(), table.idle_bounds(_exact(engine, learner))
+    taken_away = {key for key, value in idle.items() if key == "clip_low" and value >= 1}  # that is how the lower bound is
+    return {key: value for key, value in idle.items() if own.get(key) != value and key not in taken_away}
 
 
 def idle_presets(tables: Iterable[RFTPhaseConfig], engine: EngineConfig, learner: LearnerConfig) -> Iterator[str]:

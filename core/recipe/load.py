@@ -14,14 +14,17 @@ from burnish.envs.pydantic_words import few_lines, inner_model, is_model, kinds_
 from burnish.envs.registry import did_you_mean
 from burnish.envs.toml_text import as_json, parse_toml
 from burnish.recipe import machine
-from burnish.recipe.checks import cross_problems, file_problems, secret_problems
+from burnish.recipe.checks import cross_problems, file_problems, own_idle_bounds, secret_problems
 from burnish.recipe.config import RunConfig
 from burnish.recipe.overrides import Override, kind_of, parse_override, shown_override
 from burnish.recipe.platforms import OVERLAID, PLATFORMS, Platform, laid_over, overlay_problems
 from burnish.recipe.problems import RecipeSource, problem_lines
 from burnish.recipe.unsent import unsent_files
 from burnish.rollout.store.own_files import own_file, read_whole
+from burnish.trainer.objectives.presets import CLIPS, plain_name
 from burnish.trainer.phases.common import PHASE_OWNS
+from burnish.trainer.phases.registry import KINDS
+from burnish.trainer.phases.rft import RFTPhaseConfig
 
 DEEPEST: Final = 60
 """How deep tables and lists of a recipe may be nested; the arguments of an environment are its deepest."""
@@ -187,13 +190,36 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _as_it_began(data: dict[str, Any], file: Path) -> dict[str, Any]:
-    """The config of a run, with what a setting that burnish did not have when it began stands for, where that is not the default: without
-    `engine.adapters`, a learner merges its adapters and sends the whole model."""
+    """The config of a run as this burnish says what the run does, though another one may have recorded it: without `engine.adapters`, a
+    learner merges its adapters and sends the whole model; a bound that cannot act, of a critic's estimate or of a ratio, is none."""
     engine, learner = data.get("engine"), data.get("learner")
     if file.name != "config.json" or not isinstance(engine, dict) or not isinstance(learner, dict):
         return data
-    merges = learner.get("lora") is not None and "adapters" not in engine
-    return {**data, "engine": {**engine, "adapters": "merged"}} if merges else data
+    if learner.get("lora") is not None and "adapters" not in engine:
+        engine["adapters"] = "merged"
+    phases = data.get("phases")
+    tables = phases if isinstance(phases, list) and phases else [data[kind] for kind in KINDS if data.get(kind) is not None]
+    for table in tables:
+        _bounds_as_they_began(table)
+    config, _ = _config(without_defaults(data, RunConfig), RecipeSource(str(file)))
+    for recorded, table in zip(tables, config.tables if config is not None else (), strict=False):
+        if isinstance(table, RFTPhaseConfig) and config is not None:
+            for key in own_idle_bounds(table, config.engine, config.learner):
+                recorded["objective"]["loss_args"].pop(key, None)
+    return data
+
+
+def _bounds_as_they_began(table: Any) -> None:
+    """Without the bounds of a recorded table that its kind refuses, since they cannot act."""
+    if not isinstance(table, dict) or table.get("kind") != "rft":
+        return
+    critic, objective = table.get("critic"), table.get("objective")
+    if isinstance(critic, dict) and table.get("minibatches") == table.get("epochs") == 1:
+        critic["clip"] = None
+    if isinstance(objective, dict) and isinstance(objective.get("loss_args"), dict) and plain_name(str(objective.get("loss"))) in CLIPS:
+        low = objective["loss_args"].get("clip_low")
+        if isinstance(low, int | float) and low > 1:
+            objective["loss_args"]["clip_low"] = 1.0
 
 
 def without_defaults(data: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:

@@ -253,6 +253,22 @@ def test_a_run_with_adapters_that_began_before_they_could_go_alone_resumes_as_it
         assert resolve(load_config(create_run(alone, run_dir=tmp_path / "alone").path)).engine.adapters is None
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_run_whose_record_has_bounds_that_cannot_act_is_read_and_resumes_without_them(tmp_path: Path, listed: bool) -> None:
+    rft = {"steps": 2, "objective": {"advantage": "gae"}, "critic": {"lr": 1e-5}}
+    phases = {"phases": [{"kind": "rft", **rft}], "rft": None} if listed else {"rft": rft}
+    recipe = resolve(config_from_data({key: value for key, value in {**WHAT, **phases}.items() if value is not None}))
+    run = create_run(recipe, root=tmp_path)
+    record = json.loads(run.config_file.read_text())
+    table = record["phases"][0] if listed else record["rft"]
+    assert table["critic"]["clip"] is None and table["minibatches"] == 1
+    table["critic"]["clip"], table["objective"]["loss_args"] = 0.2, {"clip_high": 0.28, "clip_low": 1.5}
+    run.config_file.write_text(json.dumps(record))
+    resumed = resolve(load_config(run.path))
+    assert changes(run.path, resumed) == [] and resumed.rft is not None and resumed.rft.critic is not None
+    assert (resumed.rft.critic.clip, resumed.rft.objective.loss_args) == (None, {"clip_low": 1.0})
+
+
 def test_a_run_of_another_burnish_is_refused_by_what_it_says(run: RunFolder, recipe: ResolvedRun) -> None:
     newer = json.loads(run.config_file.read_text())
     newer["resources"]["wings"] = 2
