@@ -114,8 +114,10 @@ class ResolvedRun:
         return found[0]
 
     def beginning_with(self, name: Phase) -> ResolvedRun:
-        """The same with a learner that has the adapters of this phase, and not of the first."""
-        return replace(self, learner=self.learner.model_copy(update={"lora": self.phase(name).lora}))
+        """The same with a learner that has the adapters of this phase, and not of the first, sent as the recipe says if there are any."""
+        lora = self.phase(name).lora
+        engine = self.engine if lora is not None else self.engine.model_copy(update={"adapters": None})
+        return replace(self, learner=self.learner.model_copy(update={"lora": lora}), engine=engine)
 
     @property
     def reinforced(self) -> tuple[RFTPhaseConfig, ...]:

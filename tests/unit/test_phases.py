@@ -172,6 +172,15 @@ def test_a_phase_trains_adapters_of_its_own_or_all_weights() -> None:
     )
 
 
+@pytest.mark.parametrize("adapters", ["merged", "alone"])
+def test_what_begins_with_a_phase_without_adapters_sends_none(adapters: str) -> None:
+    lists: list[dict[str, Any]] = [{"kind": "sft", **GENERATED}, {"kind": "rft", "lora": False}]
+    run = resolve(config_from_data({**listed(*lists), "learner": {"lora": {"rank": 4}}, "engine": {"adapters": adapters}}))
+    later, same = run.beginning_with("rft"), run.beginning_with("sft")
+    assert (later.learner.lora, later.engine.adapters) == (None, None)
+    assert (same.learner.lora, same.engine.adapters) == (LoRAConfig(rank=4), adapters)
+
+
 def adapted(kind: str, model: Path, folder: Path) -> Iterator[PhaseStep]:
     """Six steps of a phase of supervision or of pairs, each phase from what the one before has left in `folder`."""
     talks = [talk(f"what is {i}?", "it is four") for i in range(3)]
