@@ -128,5 +128,16 @@ def test_percentages_count_as_they_are_written() -> None:
     with pytest.raises(ValueError, match=r"sum to 100\.1, more than 100"):
         shares_beside("own", [("a", 2.3), ("b", 86.9), ("c", 10.9)], "blends")
     assert BlendConfig(own_percent=50, curated={str(percent): percent for percent in TENTHS}).own_percent == 50
-    with pytest.raises(ValueError, match=r"must sum to 100, not 99\.9999999999"):
+    with pytest.raises(ValueError, match=r"must sum to 100, not 99\.9999999999; three equal ones are 33\.34, 33\.33 and 33\.33"):
         BlendConfig(own_percent=50, curated=dict.fromkeys("abc", 33.3333333333))
+
+
+def test_a_sum_that_is_off_by_little_is_told_from_the_whole() -> None:
+    with pytest.raises(ValueError, match=r"must sum to 100, not 100 \+ 8e-15; three equal ones are 33\.34"):
+        BlendConfig(own_percent=50, curated=dict.fromkeys("abc", 100 / 3))
+    with pytest.raises(ValueError, match=r"must sum to 100, not 100 - 1e-14"):
+        BlendConfig(own_percent=50, curated=dict.fromkeys("abc", 33.33333333333333))
+    with pytest.raises(ValueError, match=r"sum to 100 \+ 8e-15, more than 100"):
+        shares_beside("own", [(name, 33.333333333333336) for name in "abc"], "blends")
+    with pytest.raises(ValueError, match=r"must sum to 1, not 1 - 1e-20"):
+        Blend({"a": 1 - Fraction(1, 10**20)})

@@ -82,7 +82,7 @@ class Blend:
 
     def __init__(self, shares: Mapping[str, Fraction]) -> None:
         if not shares or sum(shares.values()) != 1:
-            raise ValueError(f"the shares of a blend must sum to 1, not {float(sum(shares.values())):g}")
+            raise ValueError(f"the shares of a blend must sum to 1, not {sum_said(sum(shares.values(), Fraction()), 1)}")
         negative = [name for name, share in shares.items() if share < 0]
         if negative:
             raise ValueError(f"the share of {negative[0]} is negative")
@@ -127,7 +127,7 @@ def shares_beside(own: str, others: Sequence[tuple[str, float]], what: str) -> d
     given = {name: share_of(percent) / 100 for name, percent in others}
     total = sum(given.values(), Fraction())
     if total > 1:
-        raise ValueError(f"the percentages sum to {float(100 * total):.12g}, more than 100; lower one")
+        raise ValueError(f"the percentages sum to {sum_said(100 * total, 100)}, more than 100; lower one")
     shares = {own: 1 - total, **given}
     Blend(shares)
     return shares
@@ -176,6 +176,12 @@ def shares_by_tokens(shares: Mapping[str, Fraction], tokens: Mapping[str, int], 
 def share_of(number: float) -> Fraction:
     """A decimal number as the fraction that it is written as. Example: `share_of(0.7)` is `Fraction(7, 10)`."""
     return Fraction(repr(number))
+
+
+def sum_said(total: Fraction, whole: int) -> str:
+    """A sum that is not `whole`, so that it can be told from it. Example: `sum_said(Fraction(99), 100)` is "99"."""
+    said, off = f"{float(total):.12g}", total - whole
+    return said if said != str(whole) else f"{whole} {'+' if off > 0 else '-'} {float(abs(off)):.1g}"
 
 
 @lru_cache(maxsize=8)

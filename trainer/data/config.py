@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from ...envs.named import function_parts
 from ...envs.row_files import is_url, suffix_of
 from ...envs.rows import suffix_problem
-from .blend import share_of
+from .blend import share_of, sum_said
 
 CATALOG: Final = "burnish/general-v2"
 """What `curated = true` means."""
@@ -107,7 +107,8 @@ class BlendConfig(BaseModel):
             raise ValueError(f"{negative[0]} is negative; a category has from 0 to 100 percent")
         total = sum(map(share_of, value.values()))
         if total != 100:
-            raise ValueError(f"the percentages must sum to 100, not {float(total):.12g}")
+            thirds = "; three equal ones are 33.34, 33.33 and 33.33" if abs(total - 100) < 1 else ""
+            raise ValueError(f"the percentages must sum to 100, not {sum_said(total, 100)}{thirds}")
         return value
 
 
