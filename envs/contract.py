@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar, overload
@@ -127,6 +127,21 @@ def check_env_args(id: str, kwargs: Mapping[str, Any]) -> None:
     check = getattr(factory, "check_args", None)
     if check is not None:
         check(**kwargs)
+
+
+def unfit_tasks(id: str, tasks: Iterable[tuple[str, Task]]) -> list[str]:
+    """What keeps tasks from being asked, as far as that is known before an episode: what the `check_task` of the environment's factory
+    raises, if it has one, a line for each behind the name that the task is given with. Raises ValueError when the id is unknown."""
+    check = getattr(ENVS.get(id), "check_task", None)
+    if check is None:
+        return []
+    problems: list[str] = []
+    for name, task in tasks:
+        try:
+            check(task)
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+    return problems
 
 
 def kwargs_of(factory: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:

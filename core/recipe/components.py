@@ -10,10 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from burnish.envs.contract import ENVS, check_env_args
+from burnish.envs.contract import ENVS, check_env_args, unfit_tasks
 from burnish.envs.named import import_module, load_environment, load_function
 from burnish.envs.pydantic_words import few_lines
 from burnish.envs.registry import Registry, did_you_mean, load_plugin, look_here
+from burnish.envs.types import Task
 from burnish.hosting.process import check_interpreter
 from burnish.recipe.resolve import ResolvedRun
 from burnish.recipe.services import ServiceConfig
@@ -80,6 +81,8 @@ def _suites(run: ResolvedRun) -> Iterator[str]:
                 yield f"{where}: has {len(asked)} item, and a comparison needs two"
             if suite.kind == "answers":
                 yield from _unplayed(f"{where}: environment_args", suite.environment, suite.environment_args)
+                tasks = [task for task in asked if isinstance(task, Task)]
+                yield from unfit_tasks(suite.environment, ((f"{where}: {task.id}", task) for task in tasks))
             for entry in suite.rewards:
                 if entry.use is not None:
                     check_params(find_plugin(entry.use), entry.args)
@@ -147,10 +150,14 @@ def _tasks(run: ResolvedRun) -> Iterator[str]:
     from burnish.trainer.data.task_files import read_task_files
 
     try:
-        rows = len(read_task_files(files).held_out)
+        read = read_task_files(files)
     except ValueError as error:
         yield str(error)
         return
+    rows = len(read.held_out)
+    if not any(_environment(run)):  # of which is said what it is
+        every = (*read.train, *read.held_out)
+        yield from unfit_tasks(run.environment.id, ((row.where, Task(row.id, 0, row.messages, row.data)) for row in every))
     if "tasks" in run.evaluation.model_fields_set and run.evaluation.tasks > rows:
         yield f"evaluation.tasks: {run.evaluation.tasks}, but {files.held_out} holds only {rows} rows; lower it or leave it out"
     if (run.evaluation.every_tasks or 0) > rows:

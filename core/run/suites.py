@@ -9,8 +9,9 @@ from pathlib import Path
 from rich.console import Console
 
 from burnish.cluster import check_played
-from burnish.envs.contract import check_env_args
+from burnish.envs.contract import check_env_args, unfit_tasks
 from burnish.envs.printable import printable_json
+from burnish.envs.pydantic_words import few_lines
 from burnish.rollout.config import RolloutConfig
 from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.worker import WorkerSetup
@@ -94,8 +95,11 @@ def as_json(rows: Sequence[Mapping[str, object]]) -> str:
 def _size(suite: Suite, asking: Asking) -> int:
     """How many items a suite is asked. Raises ValueError naming it when they cannot be had or played, before any engine starts."""
     try:
-        if suite.kind == "answers":
+        if suite.kind == "answers" and suite.tasks is not None:
             check_env_args(suite.environment, suite.environment_args)
+            unfit = unfit_tasks(suite.environment, ((task.id, task) for task in suite.tasks(asking.count(suite))))
+            if unfit:
+                raise ValueError(few_lines(unfit))
         return asking.size(suite)
     except ValueError as error:
         raise ValueError(f"suite {suite.id}: {error}") from None

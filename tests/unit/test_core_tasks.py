@@ -53,6 +53,21 @@ def test_what_contradicts_tasks(files: dict[str, str], more: dict[str, Any], mes
     assert message in problems(recipe(files, **more))
 
 
+def test_rows_that_an_environment_cannot_ask_are_all_named_before_anything_starts(files: dict[str, str], tmp_path: Path) -> None:
+    asked = [{"role": "user", "content": "Where is order 17?"}]
+    cases: list[Any] = [[{"track": {"order": [17]}}], [{"track": {"order": 18}}], None, []]
+    rows = [{"messages": [{**asked[0], "content": f"order {i}"}], "calls": calls} for i, calls in enumerate(cases)]
+    Path(files["train"]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path(files["held_out"]).write_text(json.dumps({"messages": asked, "call": []}) + "\n")
+    assert problems(recipe(files, environment="burnish/FunctionCalls-v0")).splitlines() == [
+        f"{files['train']}:2: calls[0].track must give each parameter a list of the values that are right",
+        f"{files['train']}:3: calls must be a list of at most 32 objects, one per call, empty where none is to be made",
+        f"{files['held_out']}:1: a task that brings a case of its own, here by its prompt, says in calls what is right: "
+        "[] where no call is",
+    ]
+    check_components(resolve(config_from_data(recipe(files))))  # another environment may mean anything by it
+
+
 def test_what_is_wrong_with_the_files(files: dict[str, str]) -> None:
     assert problems(recipe({**files, "held_out": files["train"]})) == (
         "r.toml: tasks.held_out: is tasks.train; held-out tasks must never be trained on"

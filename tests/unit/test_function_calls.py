@@ -172,6 +172,16 @@ def test_the_suite_asks_none_of_what_the_catalog_teaches() -> None:
     json.dumps([dict(task.data) for task in suite.tasks(4)])
 
 
+def test_a_suite_names_every_unfit_row_before_an_engine_starts(tmp_path: Path) -> None:
+    rows = [
+        {"id": name, "messages": [{"role": "user", "content": name}], "calls": calls} for name, calls in (("a", []), ("b", 3), ("c", {}))
+    ]
+    (tmp_path / "cases.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "own.toml").write_text(f'id = "a/own-v1"\nabout = "Calls."\nrows = "cases.jsonl"\nenvironment = "{ID}"\n')
+    with pytest.raises(ValueError, match=r"^suite a/own-v1: b: calls must be a list .*\nc: calls must be a list"):
+        evaluate_suites("nowhere", [find_suite(str(tmp_path / "own.toml"))], Asking(), None, None)  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what of bfcl-eval is read, as if it were installed."""

@@ -41,6 +41,12 @@ class FunctionCalls(gymnasium.Env[Observation, str]):
     def __init__(self) -> None:
         self._wanted: tuple[Wanted, ...] | None = None
 
+    @staticmethod
+    def check_task(task: Task) -> None:
+        """Raise ValueError as `reset` does, for a task that is only read."""
+        if _brings(task):
+            _brought(task)
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
         super().reset(seed=seed)
         given = options or {}
