@@ -117,7 +117,9 @@ class Score:
     """What one scorer says about one episode.
 
     value is what a rubric weighs; parts are reported beside it, unweighted, and do not change the total. labels name classes to
-    compute recall over: "expected" and "predicted". turns: where each turn was judged, its value, in order, for credit per turn.
+    compute recall over: "expected" and "predicted"; "constant" is what a policy that always says the same would have to say to be labelled
+    as expected, where that is not the expected label itself ("right"). turns: where each turn was judged, its value, in order, for credit
+    per turn.
     explanation: why this value, for people; what is longer than `MAX_EXPLANATION` characters is cut, control characters are written as
     escapes, and two scores that differ in it alone are equal. Numbers of any real type (numpy's, bool) become floats. Raises
     `InvalidScore` when one of them is not a finite number, or a label or the explanation is not a string.

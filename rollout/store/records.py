@@ -138,7 +138,8 @@ MOST_COUNTED = 1 << 53
 class BestConstant:
     """What a policy scores at best that always says the same: the yardstick a real policy has to beat.
 
-    label: the most frequent expected label. success: its share of the episodes. macro_recall: 1 / number of expected labels.
+    label: what most episodes want to be said, their "constant" label where they have one, or else their expected one. success: its share of
+    the episodes. macro_recall: the mean of its shares among those of each expected label, 1 / number of labels where it is one itself.
     """
 
     label: str
@@ -156,7 +157,7 @@ class EvaluationResult:
     reward: mean total; parts: mean of each part, unweighted, 0 where an episode lacks it; metrics: mean of each metric over the episodes
     that report it.
     confusion: expected label -> predicted label -> episodes; "" is a missing prediction. Empty when the task has no labels.
-    recall, macro_recall, best_constant: from the confusion; None without labels.
+    recall, macro_recall: from the confusion; best_constant: from the labels; None without them.
     turns, tokens: mean number of turns and of sampled tokens. failures: kind -> episodes. truncations: limit -> episodes.
     """
 

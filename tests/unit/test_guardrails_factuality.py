@@ -92,9 +92,15 @@ def test_the_reward_prices_a_wrong_answer_below_none(
     answer: str | None, data: dict[str, str | None], value: float, expected: str, predicted: str
 ) -> None:
     found = abstention(episode(answer, **data))
-    assert (found.value, found.labels) == (value, {"expected": expected, "predicted": predicted})
+    constant = "ulm" if expected == "right" else "I do not know"
+    assert (found.value, found.labels) == (value, {"expected": expected, "predicted": predicted, "constant": constant})
     parts = {name: float(name == predicted) for name in ("right", "abstained", "wrong")}
     assert found.parts == {**parts, "wanted": float(expected == predicted)}
+
+
+def test_answers_too_long_for_a_label_are_told_apart() -> None:
+    one, other = (abstention(episode("?", reference_answer="x" * 200 + end)).labels["constant"] for end in "ab")
+    assert one != other and len(one) == len(other) == 100
 
 
 def test_calibration_error_is_the_mean_gap_of_the_bins() -> None:

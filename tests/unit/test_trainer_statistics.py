@@ -105,9 +105,18 @@ def test_recall_and_the_best_constant_policy() -> None:
     counts = statistics.confusion(pairs)
     assert counts == {"pass": {"rework": 3}, "rework": {"rework": 4, "scrap": 2}, "scrap": {"scrap": 1}}
     assert statistics.recalls(counts) == {"pass": 0.0, "rework": 4 / 6, "scrap": 1.0}
-    assert statistics.best_constant(counts) == BestConstant("rework", 0.6, 1 / 3)
-    tie = statistics.confusion([("b", "b"), ("a", "a")])
-    assert statistics.best_constant(tie).label == "a"
+    assert statistics.best_constant((expected, expected) for expected, _ in pairs) == BestConstant("rework", 0.6, 1 / 3)
+    assert statistics.best_constant([("b", "b"), ("a", "a")]) == BestConstant("a", 0.5, 0.5)
+
+
+def test_the_best_constant_policy_says_an_answer_and_not_that_it_is_right() -> None:
+    labels = [{**said("right", "right"), "constant": str(i % 5)} for i in range(10)]
+    labels += [{**said("abstained", "wrong"), "constant": "I do not know"} for _ in range(4)]
+    result = summarize([episode(f"t{i}", 1.0, labels=given) for i, given in enumerate(labels)], "verdict")
+    assert result.best_constant == BestConstant("I do not know", 4 / 14, 0.5)
+    assert result.recall == {"abstained": 0.0, "right": 1.0}
+    often = summarize([episode(f"t{i}", 1.0, labels=given) for i, given in enumerate([labels[0]] * 6 + labels)], "verdict")
+    assert often.best_constant == BestConstant("0", 8 / 20, 0.25), "eight of the sixteen right ones, and none of the others"
 
 
 def test_few_tasks_say_no_more_than_they_can() -> None:

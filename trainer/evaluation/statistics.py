@@ -69,18 +69,29 @@ def recalls(counts: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
     return {label: row.get(label, 0) / sum(row.values()) for label, row in counts.items()}
 
 
-def best_constant(counts: Mapping[str, Mapping[str, int]]) -> BestConstant:
-    """The best policy that always answers alike; of two labels equally frequent, the alphabetically first."""
-    sizes = {label: sum(row.values()) for label, row in sorted(counts.items())}
-    label = max(sizes, key=lambda name: sizes[name])
-    return BestConstant(label, sizes[label] / sum(sizes.values()), 1 / len(sizes))
+def best_constant(pairs: Iterable[tuple[str, str]]) -> BestConstant | None:
+    """The best policy that always answers alike, of (expected label, the answer that is labelled so) pairs, one for each episode; of two
+    answers equally frequent, the alphabetically first. None where one answer is wanted everywhere, of which no policy could tell another.
+
+    Example: `best_constant([("right", "40"), ("right", "50"), ("abstained", "no"), ("abstained", "no")])` always says "no", success 0.5.
+    """
+    counts = confusion(pairs)
+    sizes = Counter[str]()
+    for row in counts.values():
+        sizes.update(row)
+    if len(sizes) < 2:
+        return None
+    label = max(sorted(sizes), key=lambda answer: sizes[answer])
+    recall = [row.get(label, 0) / sum(row.values()) for row in counts.values()]
+    return BestConstant(label, sizes[label] / sizes.total(), math.fsum(recall) / len(recall))
 
 
 def summarize(episodes: Sequence[Episode], success_part: str, mode: Mode = "sampled", error_budget: float = 1.0) -> EvaluationResult:
     """Summarise the episodes of one evaluation; failed ones are counted by kind and take no part in any mean.
 
     success_part names a reward part whose values lie in [0, 1]; an episode that lacks a part which others have has 0 of it. An episode
-    that has an "expected" label but no "predicted" one counts as a wrong prediction "".
+    that has an "expected" label but no "predicted" one counts as a wrong prediction ""; one with a "constant" label expects just that of a
+    policy that always answers alike, others their "expected" one.
 
     Raises EvaluationFailed when no episode has a reward, or a share of them above `error_budget` failed; ValueError when the success part
     is missing or out of range.
@@ -97,7 +108,8 @@ def summarize(episodes: Sequence[Episode], success_part: str, mode: Mode = "samp
     success = math.fsum(task_success.values()) / len(task_success)
     low, high = wilson_interval(success, len(task_success))
     rewarded = [episode for episode, _ in scored]
-    counts = confusion((e.labels["expected"], e.labels.get("predicted", "")) for e in rewarded if "expected" in e.labels)
+    labels = [e.labels for e in rewarded if "expected" in e.labels]
+    counts = confusion((given["expected"], given.get("predicted", "")) for given in labels)
     recall = recalls(counts)
     return EvaluationResult(
         mode=mode,
@@ -116,7 +128,7 @@ def summarize(episodes: Sequence[Episode], success_part: str, mode: Mode = "samp
         confusion=counts,
         recall=recall,
         macro_recall=math.fsum(recall.values()) / len(recall) if recall else None,
-        best_constant=best_constant(counts) if len(counts) > 1 else None,  # always right says nothing where one answer is ever expected
+        best_constant=best_constant((given["expected"], given.get("constant", given["expected"])) for given in labels),
         failures=dict(sorted(failures.items())),
         truncations=dict(sorted(Counter(str(e.truncation) for e in rewarded if e.truncation).items())),
     )
