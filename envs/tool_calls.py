@@ -28,6 +28,7 @@ MAX_DEPTH = 16
 
 _LINE_START = re.compile(r"^[ \t]*(?:\[[ \t]*)?([A-Za-z_][A-Za-z0-9_]{0,63})[ \t]*\(", re.MULTILINE)
 _NEXT_CALL = re.compile(r"[ \t]*[,;][ \t]*([A-Za-z_][A-Za-z0-9_]{0,63})[ \t]*\(")
+_LIST_START, _LIST_NEXT = re.compile(r"\[\s*+(?=[A-Za-z_])"), re.compile(r"\s*+,\s*+(?=[A-Za-z_])")
 _WHOLE_CALL = re.compile(r"\[?\s*[A-Za-z_][A-Za-z0-9_]{0,63}\s*\(.*\)\s*\]?", re.DOTALL)
 _FENCE = re.compile(r"^[ \t]*```.*$", re.MULTILINE)
 _BRACKET = re.compile(
@@ -48,9 +49,13 @@ _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """The text tries to call a tool and cannot be read. Example: `Malformed("the call has no closing parenthesis")`."""
+    """The text tries to call a tool and cannot be read. before: the whole calls that stand before what cannot be.
+
+    Example: `Malformed("the call has no closing parenthesis")`.
+    """
 
     reason: str
+    before: tuple[ToolCall, ...] = ()
 
 
 Parsed = tuple[ToolCall, ...] | Malformed
@@ -172,25 +177,43 @@ def parse_pythonic(text: str, tools: Sequence[Mapping[str, Any]]) -> Parsed:
     while match is not None:
         if match[1] not in parameters:
             if _is_call(line := _line_at(text, match.start())):
-                return Malformed(_unknown_tool(match[1], parameters))
+                return Malformed(_unknown_tool(match[1], parameters), _numbered(calls))
             match = _LINE_START.search(text, match.start() + len(line))
             continue
         start = match.end() - len(match[0].lstrip(" \t,;"))
         end = _closing(text, start)
         read = _read_pythonic(text[start : start + MAX_CALL_CHARS + 1 if end is None else end], parameters)
         if isinstance(read, Malformed):
-            return read
+            return Malformed(read.reason, _numbered([*calls, *_begun(text, start, parameters)]))
         calls += read
         if len(calls) > MAX_CALLS:
-            return Malformed(f"more than {MAX_CALLS} tool calls at once")
+            return Malformed(f"more than {MAX_CALLS} tool calls at once", _numbered(calls))
         assert end is not None, "what is not closed cannot be read"
         match = _NEXT_CALL.match(text, end) or _LINE_START.search(text, end)
     if calls:
-        return tuple(ToolCall(f"call_{i}", call.name, call.arguments) for i, call in enumerate(calls))
+        return _numbered(calls)
     whole = _FENCE.sub("", text).strip() if len(text) <= MAX_CALL_CHARS else ""
     if _is_call(whole):
         return Malformed(_unknown_tool(whole.lstrip("[ \t\n").partition("(")[0].strip(), parameters))
     return ()
+
+
+def _numbered(calls: Sequence[ToolCall]) -> tuple[ToolCall, ...]:
+    return tuple(ToolCall(f"call_{i}", call.name, call.arguments) for i, call in enumerate(calls))
+
+
+def _begun(text: str, start: int, parameters: Mapping[str, Sequence[str]]) -> list[ToolCall]:
+    """The whole calls of a list that begins at `start` and breaks off, or whose next one cannot be read."""
+    calls = list[ToolCall]()
+    match = _LIST_START.match(text, start)
+    while match is not None and len(calls) <= MAX_CALLS:
+        end = _closing(text, match.end())
+        read = () if end is None else _read_pythonic(text[match.end() : end], parameters)
+        if end is None or isinstance(read, Malformed):
+            break
+        calls += read
+        match = _LIST_NEXT.match(text, end)
+    return calls
 
 
 def _line_at(text: str, start: int) -> str:
@@ -298,12 +321,13 @@ def parse_hermes(text: str, tools: Sequence[Mapping[str, Any]]) -> Parsed:
     blocks = text.split(_OPEN, MAX_CALLS + 1)[1:]
     if not blocks:
         return Malformed(f"{_CLOSE} without {_OPEN}") if _CLOSE in text else ()
-    if len(blocks) > MAX_CALLS:
-        return Malformed(f"more than {MAX_CALLS} tool calls at once")
+    calls, reason = list[ToolCall](), f"more than {MAX_CALLS} tool calls at once" if len(blocks) > MAX_CALLS else ""
     try:
-        return tuple(_read_hermes(block, i, parameters) for i, block in enumerate(blocks))
+        for i, block in enumerate(blocks[:MAX_CALLS]):
+            calls.append(_read_hermes(block, i, parameters))
     except _Unreadable as error:
-        return Malformed(str(error))
+        reason = reason or str(error)
+    return Malformed(reason, tuple(calls)) if reason else tuple(calls)
 
 
 def _read_hermes(block: str, index: int, parameters: Mapping[str, Sequence[str]]) -> ToolCall:
@@ -351,16 +375,16 @@ def checked_calls(found: Sequence[tuple[str, Any]], tools: Sequence[Mapping[str,
 
     Example: `checked_calls([("measure", '{"part": 17}')], tools)` is `(ToolCall("call_0", "measure", {"part": 17}),)`.
     """
-    parameters = parameter_names(tools)
-    if len(found) > MAX_CALLS:
-        return Malformed(f"more than {MAX_CALLS} tool calls at once")
+    parameters, calls = parameter_names(tools), list[ToolCall]()
+    reason = f"more than {MAX_CALLS} tool calls at once" if len(found) > MAX_CALLS else ""
     try:
-        for name, _ in found:
+        for name, given in found[:MAX_CALLS]:
             if name not in parameters:
                 raise _Unreadable(_unknown_tool(name, parameters))
-        return tuple(ToolCall(f"call_{i}", name, _arguments(name, given, parameters[name])) for i, (name, given) in enumerate(found))
+            calls.append(ToolCall(f"call_{len(calls)}", name, _arguments(name, given, parameters[name])))
     except _Unreadable as error:
-        return Malformed(str(error))
+        reason = reason or str(error)
+    return Malformed(reason, tuple(calls)) if reason else tuple(calls)
 
 
 def _json_value(value: Any, depth: int = 0) -> Any:

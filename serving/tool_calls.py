@@ -3,8 +3,8 @@
 The model is asked for text and answers with text, as in training; only whoever gave `tools`, and not `tool_choice` "none", gets its calls
 apart. Where `tool_choice` forces a call, the model's side holds sampling to calls (`serving.forced_calls`). An answer whose calls cannot
 be read is an answer in text, as it was written, and so is one with arguments that a guardrail policy holds back. One with a call that the
-policy's `[[tools]]` do not allow never goes out: the policy's own words take its place. In a stream, a choice is held until it has ended:
-until then nobody knows whether it is a call.
+policy's `[[tools]]` do not allow never goes out, however the answer ends: the policy's own words take its place. In a stream, a choice is
+held until it has ended: until then nobody knows whether it is a call.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class _Answer:
         elif self.streams:
             made = b"".join(await self.aside(self._events, body))
             if not more:
-                made += b"".join(self._unended()) + self.rest
+                made += b"".join(await self.aside(self._unended)) + self.rest
             if made or not more:
                 await self.send({**message, "body": made})
         else:
@@ -192,11 +192,11 @@ class _Answer:
         return out
 
     def _unended(self) -> list[bytes]:
-        """What is held of choices that nobody ended, as it came; nothing where it had to follow from a context."""
+        """What is held of choices that nobody ended, as what is cut short goes out; nothing where it had to follow from a context."""
         held, self.held = self.held, {}
         if self.context is not None:
             return []
-        return [event(one) for events in held.values() for one in events]
+        return [event(one) for events in held.values() for one in self._ended(events)]
 
     def _ended(self, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """What goes out of a choice: its events as they came, or one of its calls."""
@@ -224,13 +224,11 @@ class _Answer:
         assert self.parser is not None
         if not said or finish == "content_filter":
             return None
-        found = self.parser(said, self.tools) if finish == "stop" else ()
-        if isinstance(found, Malformed) or not found:
-            return self._following(said)
-        instead = self._instead(found)
+        found = self.parser(said, self.tools)
+        instead = self._instead(found.before if isinstance(found, Malformed) else found)
         if instead:
             return _Read({"content": instead}, HELD_BACK)
-        if self._are_held_back(found):
+        if isinstance(found, Malformed) or not found or finish != "stop" or self._are_held_back(found):
             return self._following(said)
         around = _around(said, found, self.parser, self.tools)
         made = _Read({"content": around, "tool_calls": [_row(call) for call in found]}, {"finish_reason": "tool_calls"})

@@ -94,10 +94,17 @@ def vllm_parser(id: str) -> ToolParser:
 
 def _parse(made: Any, text: str, tools: Sequence[Mapping[str, Any]]) -> Parsed:
     later = _read(made, text, tools, ())
-    if not isinstance(later, Malformed) or not any(mark in text for mark in CALL_MARKS):
+    last = max(text.rfind(mark) for mark in CALL_MARKS)
+    if not isinstance(later, Malformed) or last < 0:
         return later
     earlier = _read(made, text, tools, LATER_TOKENS)
-    return later if isinstance(earlier, Malformed) else earlier
+    if not isinstance(earlier, Malformed):
+        return earlier
+    for absent in ((), LATER_TOKENS):  # what breaks off is the last
+        whole = _read(made, text[:last], tools, absent)
+        if not isinstance(whole, Malformed):
+            return Malformed(later.reason, whole)
+    return later
 
 
 def _read(made: Any, text: str, tools: Sequence[Mapping[str, Any]], absent: Collection[str]) -> Parsed:

@@ -283,6 +283,10 @@ def test_hermes_attempts_that_fail_say_why(block: str, reason: str) -> None:
 
 
 def test_hermes_unbalanced_tags_are_malformed() -> None:
+    begun = parse_tool_calls('<tool_call>{"name": "stop"}</tool_call><tool_call>{"name": "st', TOOLS, "hermes")
+    assert isinstance(begun, Malformed) and begun.before == (ToolCall("call_0", "stop", {}),)
+    again = checked_calls([("stop", "{}"), ("stop", "{")], TOOLS)
+    assert isinstance(again, Malformed) and again.before == begun.before
     assert parse_tool_calls('<tool_call>{"name": "stop"}', TOOLS, "hermes") == Malformed("<tool_call> is not closed by </tool_call>")
     assert parse_tool_calls("stop</tool_call>", TOOLS, "hermes") == Malformed("</tool_call> without <tool_call>")
     many = parse_tool_calls("<tool_call>" * 1000, TOOLS, "hermes")

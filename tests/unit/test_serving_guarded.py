@@ -51,7 +51,8 @@ def guard() -> Guard:
 class Model:
     """A model that gives the same answers to everything. asked: the requests that reached it. cancelled: whether a stream was ended."""
 
-    def __init__(self, *answers: str) -> None:
+    def __init__(self, *answers: str, finish: str | None = "stop") -> None:
+        self.finish = finish
         self.answers, self.asked, self.cancelled = answers, list[dict[str, Any]](), False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,7 +63,7 @@ class Model:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         if not request.get("stream"):
             said = [{"role": "assistant", "content": text} for text in self.answers]
-            choices = [{"index": i, "message": message, "finish_reason": "stop"} for i, message in enumerate(said)]
+            choices = [{"index": i, "message": message, "finish_reason": self.finish} for i, message in enumerate(said)]
             await send({"type": "http.response.body", "body": json.dumps({"id": "own", "choices": choices, "usage": {}}).encode()})
             return
         try:
@@ -81,7 +82,7 @@ class Model:
             yield self._chunk(i, {"role": "assistant", "content": ""})
             for at in range(0, len(text), 5):
                 yield self._chunk(i, {"content": text[at : at + 5]})
-            yield self._chunk(i, {}, "stop")
+            yield self._chunk(i, {}, self.finish)
         yield b'data: {"id": "own", "choices": [], "usage": {"total_tokens": 7}}\n\n'
 
     def _chunk(self, index: int, delta: dict[str, str], finish: str | None = None) -> bytes:
@@ -432,6 +433,28 @@ async def test_of_several_answers_those_with_a_denied_call_are_held_back_and_all
     page = front.books.metrics.page().decode()
     for action in ("allow", "deny"):
         assert f'burnish_policy_decisions_total{{action="{action}",key="",where="call"}} 1.0' in page
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("finish", ["length", "stop", None])
+@pytest.mark.parametrize(
+    ("written", "denied"),
+    [
+        ("delete_all()", True),
+        ("delete_all() ", True),
+        ('delete_all()\nread_file("/da', True),
+        ('delete_all(), read_file("/da', True),
+        ('[read_file("/data/a"),\n delete_all(), read_file("/da', True),
+        ("delete_all()\nread_file(1 + 1)", True),
+        ('read_file("/data/a")\ndelete_all(', False),
+    ],
+)
+async def test_a_denied_call_never_goes_out_however_the_answer_ends(
+    guard: Guard, written: str, denied: bool, finish: str | None, stream: bool
+) -> None:
+    answer = await ask(guard, Model(written, finish=finish), "Hello", tools=HANDS, stream=stream)
+    assert "delete_all" not in answer.text or not denied, answer.text
+    assert finish is None or ("delete_all" not in answer.text, "content_filter" in answer.text) == (denied, denied), answer.text
 
 
 @pytest.mark.parametrize(
