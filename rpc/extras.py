@@ -8,6 +8,9 @@ from typing import Final
 
 TRACKERS: Final = frozenset({"inspect", "mlflow", "wandb"})
 """Extras of which something asks for older packages than `constraints/cpu.txt` has."""
+WITH_TORCH: Final = frozenset({"train", "serve"})
+"""Extras that bring torch, whose CPU build, which `constraints/cpu.txt` pins, is not on PyPI."""
+TORCH_INDEX: Final = "https://download.pytorch.org/whl/cpu"
 
 
 def require(what: str, modules: Sequence[str], extra: str) -> None:
@@ -16,7 +19,8 @@ def require(what: str, modules: Sequence[str], extra: str) -> None:
     extra: of burnish, which brings all the modules; "cpu" is said to be `make install`, which knows what pip must be told.
 
     Example: without Ray, `require("ray:judge", ["ray"], "train")` says
-    "ray:judge needs ray, which is not installed here: in burnish's checkout, pip install --constraint constraints/cpu.txt '.[train]'".
+    "ray:judge needs ray, which is not installed here: in burnish's checkout, pip install --constraint constraints/cpu.txt
+    --extra-index-url https://download.pytorch.org/whl/cpu '.[train]'", on one line.
     """
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
@@ -30,4 +34,5 @@ def _install(extra: str) -> str:
     if extra == "cpu":
         return "make install"
     constraints = "trackers" if extra in TRACKERS else "cpu"
-    return f"pip install --constraint constraints/{constraints}.txt '.[{extra}]'"
+    index = f" --extra-index-url {TORCH_INDEX}" if extra in WITH_TORCH else ""
+    return f"pip install --constraint constraints/{constraints}.txt{index} '.[{extra}]'"

@@ -26,7 +26,8 @@ pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTALL = "in burnish's checkout, pip install --constraint constraints/cpu.txt '.[{}]'"
-TRAIN = "burnish {} needs ray, torch and transformers, which are not installed here: " + INSTALL.format("train")
+WITH_TORCH = INSTALL.format("train").replace(" '", " --extra-index-url https://download.pytorch.org/whl/cpu '")
+TRAIN = "burnish {} needs ray, torch and transformers, which are not installed here: " + WITH_TORCH
 ENGINE = "burnish {} needs ray, torch, transformers, starlette and vllm, which are not installed here: in burnish's checkout, make install"
 BEYOND = {
     "run recipe.toml": ENGINE.format("run"),
@@ -110,7 +111,7 @@ WITHIN = {
 """Every command that the base is enough for, and a word of its output. The servers run in tests/integration/test_base_install.py."""
 
 ONLY_SOME = {
-    "check ray:judge": "ray:judge needs ray, which is not installed here: " + INSTALL.format("train"),
+    "check ray:judge": "ray:judge needs ray, which is not installed here: " + WITH_TORCH,
     "rewards check burnish/reward-lambda-v1 --arg handler=lambda:f": (
         "lambda:f is an AWS Lambda, which needs boto3 and botocore, which are not installed here: " + INSTALL.format("aws")
     ),

@@ -14,7 +14,7 @@ from tests.unit.command_tree import commands
 
 pytestmark = pytest.mark.unit
 
-INSTALL = re.compile(r"error: .* not installed here: in burnish's checkout, (make install|pip install --constraint \S+ '\.\[\w+\]')\n")
+INSTALL = re.compile(r"error: .* not installed here: in burnish's checkout, (make install|pip install --constraint (\S+ )+'\.\[\w+\]')\n")
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 240

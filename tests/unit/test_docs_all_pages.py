@@ -25,6 +25,7 @@ from burnish.envs.types import Episode, Reward, Task
 from burnish.recipe.load import config_from_data
 from burnish.rollout.store.episodes import EpisodeStore
 from burnish.rollout.store.moments import Moment
+from burnish.rpc.extras import TORCH_INDEX, WITH_TORCH, require
 from burnish.serving.app import ROUTES
 from burnish.serving.requests import CHAT_FIELDS, COMPLETION_FIELDS
 from burnish.trainer.models.config_file import SUPPORTED_ARCHITECTURES
@@ -108,6 +109,21 @@ def test_burnish_is_installed_by_its_path_and_asked_of_no_registry() -> None:
     shown = [*PAGES, *(file for room in rooms for end in ("*.py", "*.jinja", "*.md") for file in (ROOT / room).rglob(end))]
     by_name = re.compile(r"""pip install [^\n`#]*(?<![\w./-])burnish\b""")
     assert {file.name: found[0] for file in shown if (found := by_name.search(file.read_text()))} == {}
+
+
+def test_what_brings_torch_is_installed_from_where_its_pinned_build_is() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    bring = {"train"}
+    for _ in extras:  # each may name another
+        bring |= {name for name, needs in extras.items() if bring & set(re.findall(r"\w+", " ".join(n for n in needs if "burnish[" in n)))}
+    assert any(need.startswith("torch==") for need in extras["train"])
+    assert bring == {*WITH_TORCH, "cpu", "gpu"}, "make install brings the last two"
+    lines = [line for page in PAGES for line in re.findall(r"pip install --constraint constraints/cpu\.txt [^\n`#]*", page.read_text())]
+    told = {line: TORCH_INDEX in line for line in lines if bring & set(re.findall(r"\w+", line.partition("'.[")[2]))}
+    assert told and all(told.values()), told
+    assert TORCH_INDEX in (ROOT / "constraints" / "install.py").read_text()
+    with pytest.raises(ValueError, match=rf"cpu\.txt --extra-index-url {TORCH_INDEX} '\.\[train\]'$"):
+        require("this", ["no_such_module"], "train")
 
 
 JUDGED_LAST = re.compile(r"(episode|given|request|item)\.(get)?messages(\[-1\]|\[len\(|\.at\(-1\)|\[.*\.length - 1\])", re.IGNORECASE)
