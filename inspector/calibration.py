@@ -24,6 +24,8 @@ from .stored import COLUMNS, StoredEpisode, Which, chosen, episode_of
 Confidence = Literal["answer", "token", "agreement"]
 COVERAGES = (0.25, 0.5, 0.75, 1.0)
 """Shares of the answers, the surest first, whose risk is shown."""
+ROUNDING = 0.01
+"""How far above 0 rounding may leave a log-probability."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,9 @@ def _answer(row: Mapping[str, Any], episode: StoredEpisode, part: str, by: str |
     if len(mask) != len(logprobs):
         raise ValueError("mask and sampler_logprobs are not of one length")
     sampled = [float(value) for value, by_policy in zip(logprobs, mask, strict=True) if by_policy]
+    wrong = next((value for value in sampled if not (math.isfinite(value) and value <= ROUNDING)), None)
+    if wrong is not None:
+        raise ValueError(f"sampler_logprobs has {wrong}, which is no log-probability")
     last = int(row["turns"][-1]["tokens"]) if row["turns"] else 0
     of = "" if by is None else str(asked.data[by])
     right = episode.parts.get(part, 0.0) >= 1

@@ -114,6 +114,20 @@ def test_agreement_is_of_a_tasks_attempts(run: Path) -> None:
     assert [(point["coverage"], point["risk"]) for point in row["risk_coverage"]] == [(0.5, 1.0), (1.0, 0.5)]
 
 
+def test_what_is_no_log_probability_is_refused_in_a_line(tmp_path: Path) -> None:
+    made = create_run(recipe(tiny_model(tmp_path / "tiny"), "burnish/Arithmetic-v0"), run_dir=tmp_path / "run")
+    with EpisodeStore(made.episodes, made.path.name) as store, np.errstate(divide="ignore"):
+        for i, chance in enumerate([2.0, np.nan, np.inf, 0.0, 1.001]):
+            store.put(Moment(f"p{i}", 1, "heldout", "sampled"), [episode("a", "Friday", [chance], 1.0)])
+    for i, value in enumerate(["0.69", "nan", "inf", "-inf"]):
+        found = burnish(made.path, "--phase", f"p{i}")
+        assert found.exit_code == 2 and f"sampler_logprobs has {value}" in found.stderr and "parquet: episode 'a/0': " in found.stderr, (
+            found.stderr
+        )
+    (rounded,) = rows(made.path, "--phase", "p4")
+    assert rounded["sure"] == 1.0
+
+
 def test_what_the_terminal_says(run: Path) -> None:
     lines = [" ".join(line.split()) for line in burnish(run).output.splitlines()]
     assert lines == [
