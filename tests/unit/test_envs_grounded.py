@@ -103,6 +103,16 @@ def test_the_environment_asks_once_and_keeps_what_it_knows_to_itself() -> None:
         make_env(ID, level=2)
 
 
+def test_what_shows_in_the_form_of_a_sheet_is_what_the_page_says() -> None:
+    cases = [make_case(seed) for seed in range(4000)]
+    assert {case.kind for case in cases if len(case.lines) == 1} == {"answerable", "missing"}
+    longest = [(max(len(line.fields) for line in case.lines), case.kind) for case in cases]
+    assert "missing" not in {kind for fields, kind in longest if fields == len(VALUES)}
+    page = (Path(__file__).parents[2] / "docs" / "grounded-answers.md").read_text()
+    three, four = ([kind == "missing" for fields, kind in longest if fields == count] for count in (3, 4))
+    assert f"({sum(three) / len(three):.0%} of such sheets, {sum(four) / len(four):.0%} of those with four".replace("%", " %") in page
+
+
 async def test_the_reward_reads_what_the_environment_says() -> None:
     """Of a case of each kind: the value, a guess, and that one does not know."""
     scorer = make_scorer("burnish/abstention-v1")
