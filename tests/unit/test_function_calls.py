@@ -108,6 +108,15 @@ def test_a_case_of_a_task_is_asked_and_judged() -> None:
     assert play(task, "The area is 25.") == play(task, "triangle_area(10, 5") == play(task, "") == 0.0
 
 
+def test_the_calls_of_an_answer_are_recorded() -> None:
+    env, task = make_env(ID), Task("t", 0, (Message("user", "Area?"),), {"tools": [TOOL], "calls": [AREA]})
+    for answer, calls in (("So:\ntriangle_area(10, 5)", [{"base": 10, "height": 5}]), ("triangle_area(10", []), ("None.", [])):
+        reset_env(env, ID, task)
+        data = step_env(env, ID, answer).info.data
+        assert [call["arguments"] for call in data["tool_calls"]] == calls
+        assert data.get("call_lines") == ({"call_0": [4, 24]} if calls else None)
+
+
 def test_a_template_that_says_how_a_call_is_written_is_held_to() -> None:
     task = Task("t", 0, (), {"tools": [TOOL], "calls": [AREA], "messages": [{"role": "user", "content": "Area?"}]})
     messages, _ = reset_env(make_env(ID), ID, task, tool_parser="burnish/hermes-v1")

@@ -23,6 +23,7 @@ from burnish.guardrails.guard import Guard
 from burnish.guardrails.policy import load_policy, read_policy
 from burnish.guardrails.stream import StreamGuard
 from burnish.guardrails.verdict import judge
+from burnish.rewards.called import with_calls
 from burnish.rewards.plugin import make_scorer
 from burnish.rewards.types import RewardInput
 from burnish.serving.apply_guardrail import ApplyGuardrailApp
@@ -166,6 +167,41 @@ async def test_a_reward_has_to_know_what_was_called(file: Path) -> None:
                 continue
             with pytest.raises(EpisodeFailure, match="a tool answered call 'call_0' of turn 0, and the environment does not say"):
                 await scorer.score(episode)
+
+
+SENT = {"name": "transfer", "arguments": {"amount": 900}}
+FROM = ToolCall("x", "read_file", {"path": "/data/a"})
+
+
+@pytest.mark.parametrize(
+    ("said", "calls", "kept"),
+    [
+        ((Message("assistant", "transfer(900)"),), [SENT], False),  # the environment ended there
+        ((Message("assistant", "transfer(900)"), Message("tool", "done"), Message("assistant", "Done.")), [SENT], False),  # without an id
+        ((Message("assistant", "Done."),), [{"name": "read_file", "arguments": {"path": "/data/a"}}], True),
+        ((Message("assistant", "", (FROM,)), Message("tool", "x", tool_call_id="x")), [SENT], False),
+        ((Message("assistant", "", (FROM,)), Message("tool", "x", tool_call_id="x")), None, True),
+        ((Message("assistant", "oops("), Message("tool", "Error"), Message("assistant", "Done.")), [], True),  # what could not be read
+        (
+            (Message("assistant", "hm"), Message("tool", "done"), Message("assistant", "Done.")),
+            None,
+            "a tool answered turn 0 without an id",
+        ),
+        ((Message("assistant", "Done."),), [{"function": SENT}], r'\["tool_calls"\]\[0\] cannot be read'),
+        ((Message("assistant", "Done."),), {"0": SENT}, "as a whole cannot be read"),
+        ((), [SENT], "in which the policy says nothing"),
+    ],
+)
+def test_each_recorded_call_is_judged(file: Path, said: tuple[Message, ...], calls: Any, kept: bool | str) -> None:
+    small(file, TOOLS)
+    data = {} if calls is None else {"tool_calls": calls}
+    episode = RewardInput("e", Task("e", 0), (Message("user", "?"), *said), 0.0, data=data)
+    if isinstance(kept, str):
+        with pytest.raises(ValueError, match=kept):
+            with_calls(episode, strict=True)
+        with_calls(episode)
+        return
+    assert judge(Guard(load_policy(file)), with_calls(episode, strict=True)[0]).kept is kept
 
 
 async def test_without_messages_of_the_named_roles_nothing_is_held(file: Path, guard: Guard) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 import gymnasium
 from gymnasium.error import ResetNeeded
 
+from ...call_lines import call_lines
 from ...contract import Observation
 from ...spaces import MessagesSpace, UnicodeText
-from ...tool_calls import Malformed, ToolParser, find_parser
+from ...tool_calls import Malformed, Parsed, ToolParser, find_parser
 from ...types import Message, Task, message_from_dict
 from .cases import make_case
 from .matching import Wanted, are_wanted, check_wanted
@@ -23,7 +24,7 @@ PLAIN = "burnish/pythonic-v1"
 class FunctionCalls(gymnasium.Env[Observation, str]):
     """`burnish/FunctionCalls-v0`: one question, one answer. The reward is 1.0 when the answer holds exactly the calls that are wanted, in
     any order, with right values (`matching.are_wanted`), else 0.0. Where no call is wanted, any answer without one is right that says
-    something. Nothing is run.
+    something. Nothing is run; `data["tool_calls"]` and `data["call_lines"]` say which calls it holds, and where, as `ToolEnv` does.
 
     A task may bring its own case in its data: `tools` (OpenAI function schemas), `calls` (as `matching` has them), and `messages` (OpenAI
     chat messages), unless it has a prompt of its own, which is then asked as it stands. The case of a task without any of these is made
@@ -69,7 +70,14 @@ class FunctionCalls(gymnasium.Env[Observation, str]):
         wanted, self._wanted = self._wanted, None
         calls = self._parse(action, self._tools)
         right = float(not isinstance(calls, Malformed) and bool(action.strip()) and are_wanted(calls, wanted))
-        return (), right, True, False, {"reward_parts": {"right": right}}
+        return (), right, True, False, {"reward_parts": {"right": right}, "data": self._recorded(action, calls)}
+
+    def _recorded(self, action: str, calls: Parsed) -> dict[str, Any]:
+        """The calls of an answer and the characters of it that hold them, as `ToolEnv` has them."""
+        if isinstance(calls, Malformed) or not calls:
+            return {"tool_calls": []}
+        rows = [{"name": call.name, "arguments": dict(call.arguments), "status": "not_run"} for call in calls]
+        return {"tool_calls": rows, "call_lines": {"call_0": list(call_lines(action, calls, self._parse, self._tools))}}
 
 
 def _brings(task: Task) -> bool:
