@@ -13,6 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from .unknown import claimed_beside, is_filler, says_unknown
+
 SUPPORT = 0.6
 """The share of a claim's words that the context must have."""
 MAX_WORDS = 200_000
@@ -28,36 +30,6 @@ _FUNCTION = frozenset(
         nach von vor zu zum zur sich es er sie wir ihr nicht auch für als wie dass""",
     )
 )
-_ABSTAINS = re.compile(
-    r"\b(?:(?:i|we) (?:do not|don't|don’t|cannot|can't|can’t) (?:know|say|tell|answer)|(?:i am|i'm|i’m) not (?:sure|certain)"
-    r"|not (?:in|stated in) the (?:context|text|document)|(?:das )?wei(?:ß|ss) ich nicht|ich wei(?:ß|ss) (?:es|das) nicht)\b"
-    r"|(?:分かりません|わかりません|分からない)",
-    re.IGNORECASE,
-)
-_CLAUSE = re.compile(
-    r"[,;:()\[\]–—、，；：]|\s-+\s|(?=\b(?:i|we)\b)"
-    r"|\b(?:and|but|so|because|since|although|though|yet|than|except|besides|und|aber|doch|sondern|denn|weil|obwohl|außer|als)\b",
-    re.IGNORECASE,
-)
-"""What stands between the clauses of a sentence."""
-_STATES = re.compile(
-    r"\b(?:is|are|was|were|has|have|had|can|could|will|would|should|may|might|must|does|did"
-    r"|ist|sind|war|waren|hat|haben|kann|wird|werden|soll|muss|darf|(?:it|that|there|this|they|you|he|she)['’](?:s|re|ll|ve|d))\b",
-    re.IGNORECASE,
-)
-"""Words by which a clause says that something is so."""
-_UNKNOWN = re.compile(
-    r"^\s*(?:what|when|where|why|how|whether|was|wann|wo|warum|wieso|wie|ob)\b|\bno (?:information|mention)\b"
-    r"|\b(?:do|does|did|is|are|was|were) not (?:say|mention|state|contain|provide|include|specify|tell|give|cover)\w*\b",
-    re.IGNORECASE,
-)
-"""Clauses that go with an abstention: a question, or that the context does not have something."""
-_FILLERS = frozenset(
-    re.findall(r"\w+", "sorry afraid unfortunately leider based according given provided context text document documents ai language model")
-)
-STATED = 3
-"""Words that a clause beside an abstention has to have to claim something without a verb."""
-
 Answered = Literal["right", "abstained", "wrong"]
 
 
@@ -98,21 +70,17 @@ def statements(answer: str) -> Iterator[tuple[int, int, list[str]]]:
     One that says that it does not know claims what it says beside, and every number. Example: "I cannot say more: the dose is 500 mg."
     """
     for sentence in _SENTENCE.finditer(answer):
-        words = _said_beside(sentence[0]) if abstains(sentence[0]) else _content(sentence[0])
-        if words:
-            yield sentence.start(), sentence.end(), words
+        claimed, numbers = _claimed(sentence[0])
+        if claimed or numbers:
+            yield sentence.start(), sentence.end(), claimed + numbers
 
 
-def _said_beside(sentence: str) -> list[str]:
-    """The words by which a sentence claims something beside that it does not know, and the numbers of it."""
-    words = list[str]()
-    for clause in _CLAUSE.split(sentence):
-        content = _content(clause)
-        claimed = set(content) - _FILLERS
-        claims = len(claimed) >= STATED or (claimed and _STATES.search(clause))
-        silent = not claims or abstains(clause) or _UNKNOWN.search(clause)
-        words += [word for word in content if word[0].isdigit()] if silent else content
-    return words
+def _claimed(sentence: str) -> tuple[list[str], list[str]]:
+    """The words by which a sentence claims something, and the numbers of what it says that it does not know."""
+    if not says_unknown(sentence):
+        return _content(sentence), []
+    beside, unknown = claimed_beside(sentence)
+    return [word for word in _content(beside) if not is_filler(word)], [word for word in _content(unknown) if word[0].isdigit()]
 
 
 def _content(text: str) -> list[str]:
@@ -144,8 +112,11 @@ def _known(word: str, known: frozenset[str]) -> bool:
 
 
 def abstains(text: str) -> bool:
-    """Whether an answer says that it does not know, in English, German or Japanese. Example: "I don't know." does."""
-    return _ABSTAINS.search(text[:2000]) is not None
+    """Whether an answer says that it does not know, in English, German or Japanese, and claims nothing beside.
+
+    Example: "I don't know." does, and "30. I'm not sure." does not.
+    """
+    return says_unknown(text) and not any(_claimed(sentence[0])[0] for sentence in _SENTENCE.finditer(text))
 
 
 def abstention_reward(answered: Answered, threshold: float | None = None) -> float:

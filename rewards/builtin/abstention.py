@@ -20,7 +20,7 @@ LONGEST = 100
 def abstention(
     episode: RewardInput, *, key: str = "reference_answer", threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
 ) -> Score:
-    """+1 for the right answer, 0 for "I do not know", and -1 for a wrong one, or -t / (1 - t) with a threshold t.
+    """+1 for the right answer, 0 for "I do not know" with no claim beside it, and -1 for a wrong one, or -t / (1 - t) with a threshold t.
 
     key: where the task's data has the answer; without one there (or null), the question cannot be answered and every answer is wrong. An
     answer is right when it is the reference, case and a last full stop aside. An episode cut short before it answered is worth 0.

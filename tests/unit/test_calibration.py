@@ -46,7 +46,7 @@ def episode(task: str, says: str | None, chances: Sequence[float], right: float,
 HELD_OUT = [
     episode("a", "Friday", [0.95, 1.0], 1.0, env_data={"kind": "answerable"}),
     episode("b", "Monday", [0.75, 1.0], 0.0, env_data={"kind": "answerable"}),
-    episode("c", "Tuesday", [0.5, 0.9], 0.0, env_data={"kind": "missing"}),
+    episode("c", "Tuesday, but I can't say more.", [0.5, 0.9], 0.0, env_data={"kind": "missing"}),
     episode("d", "I do not know.", [0.9], 1.0, env_data={"kind": "missing"}),
     episode("e", None, [0.9], 0.0, env_data={"kind": "missing"}),
     episode("f", "Friday", [0.9], 0.0, env_data={}, outcome=Failure(FailureKind.ENV_ERROR, "tests/A-v0", "it broke")),
@@ -54,7 +54,7 @@ HELD_OUT = [
 TRAINED = [
     *(episode("a", says, [0.5], right, i) for i, (says, right) in enumerate([("Friday", 1.0), ("friday.", 1.0), ("Monday", 0.0)])),
     *(episode("b", says, [0.5], 0.0, i) for i, says in enumerate(["10", "I do not know", "I don't know, sorry."])),
-    episode("c", "20", [0.5], 0.0, outcome=Reward(0.0, {"env": 0.0})),  # lacks a part that others have, and so has 0 of it
+    episode("c", "20. I am not sure.", [0.5], 0.0, outcome=Reward(0.0, {"env": 0.0})),  # lacks a part that others have, and so has 0 of it
 ]
 
 
@@ -107,7 +107,7 @@ def test_answers_are_told_apart_by_what_the_task_knows(run: Path) -> None:
 
 
 def test_agreement_is_of_a_tasks_attempts(run: Path) -> None:
-    # "Friday" in 2 of 3 attempts, right; "I do not know" in 2 of 3; "20" in 1 of 1, wrong.
+    # "Friday" in 2 of 3 attempts, right; "I do not know" in 2 of 3; a guess with a hedge in 1 of 1, wrong.
     (row,) = rows(run, "--split", "train", "--confidence", "agreement")
     assert (row["answered"], row["abstained"], row["none"], row["right"]) == (2, 1, 0, 0.5)
     assert row["sure"] == pytest.approx((2 / 3 + 1) / 2)
