@@ -16,7 +16,6 @@ import pytest
 SEPARATE = ["unshare", "--pid", "--fork", "--mount", "--mount-proc", "--net"]
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.skipif(
         subprocess.run([*SEPARATE, "sh", "-c", "ip link set lo up"], capture_output=True, check=False).returncode != 0,
