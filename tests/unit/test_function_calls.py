@@ -182,7 +182,7 @@ def test_the_suite_asks_none_of_what_the_catalog_teaches() -> None:
 
 
 def test_a_suite_names_every_unfit_row_before_an_engine_starts(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"id": name, "messages": [{"role": "user", "content": name}], "calls": calls} for name, calls in (("a", []), ("b", 3), ("c", {}))
     ]
     (tmp_path / "cases.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -105,7 +106,7 @@ class BlendConfig(BaseModel):
         negative = [name for name, percent in value.items() if percent < 0]
         if negative:
             raise ValueError(f"{negative[0]} is negative; a category has from 0 to 100 percent")
-        total = sum(map(share_of, value.values()))
+        total = sum(map(share_of, value.values()), Fraction())
         if total != 100:
             thirds = "; three equal ones are 33.34, 33.33 and 33.33" if abs(total - 100) < 1 else ""
             raise ValueError(f"the percentages must sum to 100, not {sum_said(total, 100)}{thirds}")
