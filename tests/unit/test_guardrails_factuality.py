@@ -119,7 +119,7 @@ def test_the_reward_prices_a_wrong_answer_below_none(
     answer: str | None, data: dict[str, str | None], value: float, expected: str, predicted: str
 ) -> None:
     found = abstention(episode(answer, **data))
-    constant = "ulm" if expected == "right" else "I do not know"
+    constant = str(data["reference_answer"]).lower() if expected == "right" else "I do not know"
     assert (found.value, found.labels) == (value, {"expected": expected, "predicted": predicted, "constant": constant})
     parts = {name: float(name == predicted) for name in ("right", "abstained", "wrong")}
     assert found.parts == {**parts, "wanted": float(expected == predicted)}
