@@ -107,7 +107,7 @@ def test_an_answer_honours_max_tokens_temperature_and_seed(client: openai.OpenAI
 
 def test_the_client_of_the_page_gets_an_answer(service: ServingHandle, tmp_path: Path) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text()
-    (ask,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    ask, *_ = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     (tmp_path / "ask.py").write_text(ask.replace("http://127.0.0.1:8000", service.url))
     done = subprocess.run([sys.executable, "ask.py"], cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
