@@ -19,7 +19,7 @@ def data_used(run: Run, table: PhaseConfig, rows: Rows) -> tuple[DataUse, ...]:
     """What the phase of a table was trained on in the steps whose metrics are given."""
     uses = run.data[table.name].uses if table.name in run.data else ()
     if isinstance(table, RFTPhaseConfig):
-        return (*_tasks(run, table, rows), *_replayed(run, uses))
+        return (*_tasks(run, table, rows), *_replayed(run, uses, rows))
     drawn = {name.removeprefix("blend/"): value for name, value in (rows[-1] if rows else {}).items() if name.startswith("blend/")}
     return tuple(_with(use, drawn, _shares(_taught(rows))) for use in uses)
 
@@ -54,13 +54,12 @@ def _made(environment: str, args: Mapping[str, Any], seeds: SeedRange) -> DataUs
     return DataUse(source=f"{environment}, seeds {seeds[0]} to {seeds[1] - 1}", sha256=json_sha256(by))
 
 
-def _replayed(run: Run, uses: Sequence[DataUse]) -> Iterator[DataUse]:
+def _replayed(run: Run, uses: Sequence[DataUse], rows: Rows) -> Iterator[DataUse]:
     """The demonstrations that were learned beside episodes."""
-    loop = run.session.loop
-    shown = loop.updates.demonstrations
+    shown = run.session.loop.updates.demonstrations
     if shown is None:
         return
-    learned = shown.learned(loop.progress.sequences)
+    learned = int(rows[-1]["replay_position"]) if rows else 0
     drawn = shown.stream.shares(learned) if learned else {}
     tokens = _shares(shown.stream.taught(learned)) if drawn else {}
     for use in uses:

@@ -39,9 +39,9 @@ class Stream:
         return {"own": 3 * samples // 2, "general": samples // 2}
 
 
-def run_of(recipe: dict[str, Any], data: dict[str, Any], shown: Any = None, sequences: int = 0) -> Any:
+def run_of(recipe: dict[str, Any], data: dict[str, Any], shown: Any = None) -> Any:
     config = config_from_data({"name": "x", "model": "m", "environment": "burnish/Arithmetic-v0", "platform": "cpu", **recipe})
-    loop = SimpleNamespace(updates=SimpleNamespace(demonstrations=shown), progress=SimpleNamespace(sequences=sequences))
+    loop = SimpleNamespace(updates=SimpleNamespace(demonstrations=shown))
     uses = {name: SimpleNamespace(uses=one) for name, one in data.items()}
     run = SimpleNamespace(recipe=resolve(config), session=SimpleNamespace(files=None, loop=loop), data=uses)
     return run, run.recipe.phases[0].table
@@ -88,12 +88,11 @@ def test_what_was_replayed_is_told_beside_the_tasks(tmp_path: Path) -> None:
     (tmp_path / "own.jsonl").touch()
     replay["data"] = str(tmp_path / "own.jsonl")
     shown = Demonstrations(Stream(), 0.1, Fraction(1, 4))  # type: ignore[arg-type]
-    run, table = run_of({"rft": {"replay": replay}}, {"rft": TALKS}, shown, 12)
-    tasks, *replayed = data_used(run, table, [{}])
+    run, table = run_of({"rft": {"replay": replay}}, {"rft": TALKS}, shown)
+    tasks, *replayed = data_used(run, table, [shown.metrics(6), shown.metrics(12)])
     assert tasks.share is None and not tasks.replayed and all(one.replayed for one in replayed)
     assert shares(tuple(replayed)) == [("own", 0.7, 0.5, 0.75), ("general", 0.3, 0.5, 0.25)]
-    before, table = run_of({"rft": {"replay": replay}}, {"rft": TALKS}, shown, 0)
-    assert shares(data_used(before, table, [])) == [("own", 0.7, None, None), ("general", 0.3, None, None)]
+    assert shares(data_used(run, table, [])) == [("own", 0.7, None, None), ("general", 0.3, None, None)]
 
 
 def test_card_and_command_say_what_the_manifest_says_of_a_blend(tmp_path: Path) -> None:
