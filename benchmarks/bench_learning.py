@@ -20,7 +20,8 @@ from burnish.cli.demo import RECIPES, DemoModel, provide_model
 from burnish.recipe.config import RunConfig
 from burnish.recipe.load import config_data, load_config
 from burnish.recipe.resolve import resolve
-from burnish.rollout.store.records import Comparison, EvaluationResult, read_evaluations, read_json_lines
+from burnish.rollout.store.json_lines import read_json_lines
+from burnish.rollout.store.records import Comparison, EvaluationResult, read_evaluations
 from burnish.run.folder import RunFolder, create_run, differences, open_run
 from burnish.run.pipeline import run
 from burnish.run.under_way import Results

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..rollout.store.json_lines import read_json_lines
 from ..rollout.store.own_files import check_all_own, own_file, read_whole
 from ..rollout.store.records import (
     AlarmRow,
@@ -19,7 +20,6 @@ from ..rollout.store.records import (
     RollBackRow,
     Row,
     read_evaluations,
-    read_json_lines,
     read_ledger,
     read_retention,
     readable_rows,

@@ -28,18 +28,16 @@ from burnish.recipe.load import config_as_recorded, config_data, load_config
 from burnish.recipe.resolve import RUNS, ResolvedRun, resolve
 from burnish.recipe.seeds import derive_seeds
 from burnish.rollout.store.held_out import SUCCESS
+from burnish.rollout.store.json_lines import JsonLines, keep_rows, read_json_lines
 from burnish.rollout.store.moments import Moment, drop_drafts, moments
 from burnish.rollout.store.records import (
     AlarmRow,
     EvaluationRecord,
-    JsonLines,
     LedgerRow,
     Mode,
     RetentionRow,
     RollBackRow,
-    keep_rows,
     read_evaluations,
-    read_json_lines,
     read_retention,
     read_roll_backs,
 )

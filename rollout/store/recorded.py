@@ -14,10 +14,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from ...envs.pydantic_words import first_error
+from .json_lines import read_json_lines
 from .moments import Moment, moments
 from .own_files import own_file, own_files
 from .reading import episode_columns, rows_while_there, stored_value
-from .records import read_json_lines
 from .transcripts import StoredFailure, StoredReward, StoredTurn, Transcript, read_transcripts
 
 COLUMNS = (

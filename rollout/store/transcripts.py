@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ...envs.failures import Failure, FailureKind
 from ...envs.pydantic_words import first_error
 from ...envs.types import Episode, Message, Reward, StopReason, Truncation, Turn, message_from_dict
+from .json_lines import JsonLines, read_json_lines
 from .own_files import own_files
-from .records import JsonLines, Mode, read_json_lines
+from .records import Mode
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]

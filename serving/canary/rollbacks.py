@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ...rollout.store.records import JsonLines, read_json_lines
+from ...rollout.store.json_lines import JsonLines, read_json_lines
 from .watch import Judgement
 
 

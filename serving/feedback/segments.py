@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from ...rollout.store.records import JsonLines, keep_rows, read_json_lines
+from ...rollout.store.json_lines import JsonLines, keep_rows, read_json_lines
 
 PARTS: Final = 16
 """Into which the time and the bytes of a folder are divided: a row goes at most this share of them before it has to."""

@@ -30,7 +30,8 @@ from tests.integration.started import Started, last_step
 
 from burnish.hosting.process import ServiceProcess
 from burnish.inspector.runs import read_run_transcripts
-from burnish.rollout.store.records import read_json_lines, read_ledger
+from burnish.rollout.store.json_lines import read_json_lines
+from burnish.rollout.store.records import read_ledger
 from burnish.rpc.local_ray import start_local_ray
 
 HERE = Path(__file__).parent

@@ -21,7 +21,7 @@ from burnish.rollout import worker
 from burnish.rollout.engine.base import GenerateRequest, Generation
 from burnish.rollout.engine.config import EngineConfig
 from burnish.rollout.engine.fake import ScriptedEngine
-from burnish.rollout.store.records import JsonLines
+from burnish.rollout.store.json_lines import JsonLines
 from burnish.rollout.tokenizer import load_tokenizer
 from burnish.rollout.weights import SyncProof
 

@@ -24,7 +24,7 @@ from tests.integration.scripted_run import LocalLearner, folder_of, in_a_fork, p
 
 from burnish.cli.main import app
 from burnish.inspector.runs import read_run_transcripts
-from burnish.rollout.store.records import read_json_lines
+from burnish.rollout.store.json_lines import read_json_lines
 from burnish.run.folder import RunFolder
 from burnish.session import Session
 from burnish.trainer.models.checkpoints import latest, list_checkpoints

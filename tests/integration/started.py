@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from burnish.rollout.store.records import read_json_lines
+from burnish.rollout.store.json_lines import read_json_lines
 
 WAIT_S = 400.0
 

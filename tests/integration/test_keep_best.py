@@ -12,7 +12,7 @@ from tests.integration.scripted_run import folder_of
 from tests.integration.test_killed_anywhere import PROGRAM, ROOT
 from tests.unit.test_recorded_steps import REWARD
 
-from burnish.rollout.store.records import read_json_lines
+from burnish.rollout.store.json_lines import read_json_lines
 from burnish.trainer.models.checkpoints import CheckpointRecord, list_checkpoints
 from burnish.trainer.models.manifest import read_manifest
 

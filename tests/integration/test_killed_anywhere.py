@@ -14,7 +14,8 @@ from tests.integration.scripted_run import folder_of
 from tests.unit.test_recorded_steps import REWARD
 
 from burnish.inspector.runs import read_run_transcripts
-from burnish.rollout.store.records import read_json_lines, read_ledger
+from burnish.rollout.store.json_lines import read_json_lines
+from burnish.rollout.store.records import read_ledger
 from burnish.trainer.models.checkpoints import latest, list_checkpoints
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]

@@ -15,7 +15,7 @@ from tests.integration.test_killed_anywhere import PROGRAM, ROOT, settled, what_
 from tests.unit.test_recorded_steps import REWARD
 
 from burnish.inspector.runs import read_run_transcripts
-from burnish.rollout.store.records import read_json_lines
+from burnish.rollout.store.json_lines import read_json_lines
 from burnish.trainer.models.checkpoints import list_checkpoints
 from burnish.trainer.models.manifest import read_manifest
 

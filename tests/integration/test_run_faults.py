@@ -12,7 +12,8 @@ import pytest
 from tests.integration.started import WAIT_S, Started, last_step
 
 from burnish.inspector.runs import read_run_transcripts
-from burnish.rollout.store.records import read_evaluations, read_json_lines, read_ledger
+from burnish.rollout.store.json_lines import read_json_lines
+from burnish.rollout.store.records import read_evaluations, read_ledger
 from burnish.trainer.models.checkpoints import list_checkpoints
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]

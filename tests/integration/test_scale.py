@@ -13,7 +13,8 @@ from tests.integration.started import Started, last_step
 from typer.testing import CliRunner
 
 from burnish.cli.main import app
-from burnish.rollout.store.records import read_json_lines, read_ledger
+from burnish.rollout.store.json_lines import read_json_lines
+from burnish.rollout.store.records import read_ledger
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 

@@ -25,7 +25,7 @@ from burnish.inspector.comparing import comparison_page, other_settings, side_by
 from burnish.inspector.library import Library
 from burnish.inspector.pages.app import pages
 from burnish.inspector.text import number
-from burnish.rollout.store.records import JsonLines
+from burnish.rollout.store.json_lines import JsonLines
 from burnish.rollout.store.sole_driver import sole_driver
 
 pytestmark = pytest.mark.unit

@@ -20,8 +20,9 @@ from burnish.recipe.load import config_data, config_from_data, load_config
 from burnish.recipe.resolve import ResolvedRun, resolve
 from burnish.recipe.seeds import data_seed, derive_seeds
 from burnish.rollout.store.episodes import EpisodeStore
+from burnish.rollout.store.json_lines import JsonLines, read_json_lines
 from burnish.rollout.store.moments import Moment, moments
-from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, JsonLines, LedgerRow, Mode, read_json_lines
+from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, LedgerRow, Mode
 from burnish.rollout.store.transcripts import Transcript, TranscriptWriter, read_transcripts, transcript_of
 from burnish.run.folder import RunFolder, create_run, open_run, versions
 from burnish.run.resume import changes, is_finished

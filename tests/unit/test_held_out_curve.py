@@ -18,7 +18,7 @@ from burnish.inspector.text import percent
 from burnish.inspector.unmeasured import unmeasured
 from burnish.inspector.watching import Watched, held_out_line, lines
 from burnish.rollout.store.held_out import reward_of, success_of
-from burnish.rollout.store.records import JsonLines
+from burnish.rollout.store.json_lines import JsonLines
 from burnish.trainer.evaluation.between import held_out_metrics
 from burnish.trainer.evaluation.statistics import summarize
 

@@ -19,7 +19,8 @@ from burnish.inspector.report import before_and_after, curves_of, facts_of, head
 from burnish.inspector.runs import MetricRow, RecordedRun, final_evaluations, read_metrics, read_run, read_run_transcripts, series_of
 from burnish.inspector.terminal import Selection, print_rollouts, render, select
 from burnish.inspector.text import number, percent, printable
-from burnish.rollout.store.records import BestConstant, Comparison, EvaluationRecord, EvaluationResult, JsonLines, LedgerRow
+from burnish.rollout.store.json_lines import JsonLines
+from burnish.rollout.store.records import BestConstant, Comparison, EvaluationRecord, EvaluationResult, LedgerRow
 from burnish.rollout.store.transcripts import StoredFailure, StoredReward, StoredTurn, Transcript, TranscriptWriter
 
 pytestmark = pytest.mark.unit

@@ -30,7 +30,7 @@ from burnish.hosting import watched as watched_module
 from burnish.hosting.process import ServiceProcess
 from burnish.hosting.watched import ASK_S, watched_by_run, watched_places
 from burnish.inspector.pages.app import pages
-from burnish.rollout.store.records import JsonLines
+from burnish.rollout.store.json_lines import JsonLines
 from burnish.serving.canary.rollbacks import rollbacks_file
 from burnish.serving.deployment import read_deployment
 

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from burnish.cli.main import app
 from burnish.inspector.charts import Dot, scatter_chart
 from burnish.inspector.frontier import find_frontier, frontier_page
-from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, JsonLines, RetentionRow
+from burnish.rollout.store.json_lines import JsonLines
+from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, RetentionRow
 
 pytestmark = pytest.mark.unit
 

@@ -34,10 +34,11 @@ from burnish.inspector.pages.tokens import shown_tokens
 from burnish.inspector.pages.views import known_of
 from burnish.inspector.report import render_report
 from burnish.inspector.runs import read_run
-from burnish.rollout.store import records
+from burnish.rollout.store import json_lines
 from burnish.rollout.store.episodes import EpisodeStore, text
+from burnish.rollout.store.json_lines import JsonLines
 from burnish.rollout.store.moments import Moment
-from burnish.rollout.store.records import AlarmRow, EvaluationRecord, EvaluationResult, JsonLines, RollBackRow, read_alarms
+from burnish.rollout.store.records import AlarmRow, EvaluationRecord, EvaluationResult, RollBackRow, read_alarms
 from burnish.run.folder import RunFolder
 from burnish.trainer.evaluation.comparison import comparisons
 
@@ -314,7 +315,7 @@ def test_alarms_of_a_stranger_are_text_and_a_line_that_cannot_be_read_is_said(ro
 
 def test_behind_a_line_that_no_alarm_is_as_long_as_nothing_is_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alarmed(run, alarm(1), alarm(2, text="x" * 3000), alarm(3))
-    monkeypatch.setattr(records, "MOST_LINE_BYTES", 2048)
+    monkeypatch.setattr(json_lines, "MOST_LINE_BYTES", 2048)
     found = read_run(run)
     assert [row.step for row in found.alarms] == [1] and found.unread[0].startswith("alarms.jsonl:2: the line is longer than")
 

@@ -18,8 +18,9 @@ from burnish.inspector.effort import effort_of
 from burnish.inspector.plots import frontier_drawing, idle_curves, latencies_of, retention_curves
 from burnish.inspector.report import write_report
 from burnish.inspector.runs import MetricRow, RecordedRun
+from burnish.rollout.store.json_lines import JsonLines
 from burnish.rollout.store.moments import Moment
-from burnish.rollout.store.records import Comparison, JsonLines, RetentionRow
+from burnish.rollout.store.records import Comparison, RetentionRow
 
 pytestmark = pytest.mark.unit
 

@@ -16,7 +16,8 @@ from burnish.inspector.pages import progress
 from burnish.inspector.pages.app import pages
 from burnish.inspector.pages.progress import LAST_BYTES, RunProgress, progress_of
 from burnish.inspector.pages.runs import list_runs
-from burnish.rollout.store.records import EvaluationRecord, JsonLines
+from burnish.rollout.store.json_lines import JsonLines
+from burnish.rollout.store.records import EvaluationRecord
 from burnish.run.folder import RunFolder
 
 pytestmark = pytest.mark.unit

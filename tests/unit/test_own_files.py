@@ -21,8 +21,9 @@ from burnish.inspector.runs import read_run, read_run_transcripts
 from burnish.inspector.stored import Which, chosen
 from burnish.recipe.load import config_as_recorded, config_from_data, load_config
 from burnish.recipe.recorded import recorded_setup
+from burnish.rollout.store.json_lines import read_json_lines
 from burnish.rollout.store.own_files import MOST_LINE_BYTES, check_own, open_file, own_file, own_files, read_whole
-from burnish.rollout.store.records import read_json_lines, read_share
+from burnish.rollout.store.records import read_share
 from burnish.trainer.data.config import Making
 from burnish.trainer.data.prepared import PreparedData, lay_out
 from burnish.trainer.models.checkpoints import list_checkpoints

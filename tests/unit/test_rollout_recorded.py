@@ -25,8 +25,8 @@ from burnish.inspector.library import Library
 from burnish.inspector.runs import read_run_transcripts
 from burnish.inspector.stored import Which, chosen
 from burnish.rollout.store.episodes import SCHEMA, EpisodeStore, row_of
+from burnish.rollout.store.json_lines import JsonLines
 from burnish.rollout.store.moments import Moment
-from burnish.rollout.store.records import JsonLines
 from burnish.rollout.store.transcripts import Transcript, TranscriptWriter, transcript_of
 
 pytestmark = pytest.mark.unit

@@ -12,17 +12,8 @@ import pytest
 
 from burnish.envs.failures import Failure, FailureKind
 from burnish.envs.types import Episode, Message, Outcome, Reward, Task, ToolCall, Trajectory, Turn
-from burnish.rollout.store.records import (
-    Comparison,
-    EvaluationRecord,
-    EvaluationResult,
-    JsonLines,
-    LedgerRow,
-    keep_rows,
-    read_evaluations,
-    read_json_lines,
-    read_ledger,
-)
+from burnish.rollout.store.json_lines import JsonLines, keep_rows, read_json_lines
+from burnish.rollout.store.records import Comparison, EvaluationRecord, EvaluationResult, LedgerRow, read_evaluations, read_ledger
 from burnish.rollout.store.transcripts import TranscriptWriter, read_transcripts, transcript_of
 
 pytestmark = pytest.mark.unit

@@ -18,18 +18,9 @@ from rich.console import Console
 from burnish.envs.types import Episode, EpisodeGroup, Message, Reward, Task
 from burnish.recipe.limits import LimitsConfig
 from burnish.rollout.store.episodes import EpisodeStore
+from burnish.rollout.store.json_lines import JsonLines, read_json_lines
 from burnish.rollout.store.moments import Moment
-from burnish.rollout.store.records import (
-    AlarmRow,
-    EvaluationRecord,
-    EvaluationResult,
-    JsonLines,
-    Mode,
-    RollBackRow,
-    read_alarms,
-    read_evaluations,
-    read_json_lines,
-)
+from burnish.rollout.store.records import AlarmRow, EvaluationRecord, EvaluationResult, Mode, RollBackRow, read_alarms, read_evaluations
 from burnish.run import pipeline
 from burnish.run.alarms import GuardStop, heed
 from burnish.run.folder import RunFolder

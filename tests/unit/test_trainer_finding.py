@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from burnish.rollout.store.records import EvaluationRecord, EvaluationResult, JsonLines
+from burnish.rollout.store.json_lines import JsonLines
+from burnish.rollout.store.records import EvaluationRecord, EvaluationResult
 from burnish.trainer.models.checkpoints import save_checkpoint
 from burnish.trainer.models.comparing import compare_models
 from burnish.trainer.models.finding import default_model_name, find_model, is_source, list_models

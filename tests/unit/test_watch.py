@@ -17,7 +17,8 @@ from tests.unit.test_compare import burnish, make_run
 from burnish.inspector.library import Library
 from burnish.inspector.runs import read_run
 from burnish.inspector.watching import Rewards, Watched, facts, lines, screen, sparkline
-from burnish.rollout.store.records import AlarmRow, JsonLines, LedgerRow
+from burnish.rollout.store.json_lines import JsonLines
+from burnish.rollout.store.records import AlarmRow, LedgerRow
 from burnish.rollout.store.sole_driver import sole_driver
 
 pytestmark = pytest.mark.unit

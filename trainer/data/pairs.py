@@ -25,8 +25,9 @@ from ...envs.pydantic_words import first_error
 from ...envs.rows import Problems, json_object
 from ...envs.types import Int32, Message
 from ...rollout.renderers import Renderer, TemplateRenderer
+from ...rollout.store.json_lines import JsonLines
 from ...rollout.store.own_files import own_file, read_whole
-from ...rollout.store.records import JsonLines, read_share
+from ...rollout.store.records import read_share
 from ...rollout.tokenizer import load_tokenizer
 from ..models.manifest import BlendShare, DataUse
 from .blend import Blend, Place, order_of, row_at

@@ -26,8 +26,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ...envs.pydantic_words import first_error
 from ...envs.rows import Problems, json_object
 from ...envs.types import Int32
+from ...rollout.store.json_lines import JsonLines
 from ...rollout.store.own_files import own_file, read_whole
-from ...rollout.store.records import JsonLines, read_share
+from ...rollout.store.records import read_share
 from ..models.manifest import BlendShare, DataUse
 from .blend import Blend, order_of, row_at, shares_by_tokens
 from .config import MORE_REJECTS, Making, SupervisedRows
