@@ -25,6 +25,15 @@ def writing(file: Path) -> Iterator[None]:
         raise OSError(number, os.strerror(number), str(file)) from error
 
 
+def write_text(file: Path, text: str) -> None:
+    """Write a file of text, in UTF-8. Raises OSError naming it where the system refused: on a full disk, Python names none.
+
+    Example: `write_text(Path("progress.json"), "{}")`.
+    """
+    with writing(file):
+        file.write_text(text, encoding="utf-8")
+
+
 def _number(error: Exception) -> int | None:
     """The system's number of what it refused, None where it was not the system."""
     if isinstance(error, OSError) and error.errno is not None:

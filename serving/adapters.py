@@ -54,7 +54,10 @@ def find_adapter(given: str, model: Path) -> Adapter:
         raise ValueError(f"{folder} says {told}, which vLLM does not serve; merge the adapter into its base")
     trained_on = _trained_on(folder)
     if trained_on and trained_on != weights_sha256(model):
-        raise ValueError(f"{folder} was trained on another model than {model}; give the model that its phase began with")
+        raise ValueError(
+            f"{folder} was trained on another model than {model}; give the one that these adapters began on: "
+            "the run's, or the last checkpoint of the phase before, where a phase has a lora of its own"
+        )
     rank = _rank(_shapes(folder / WEIGHTS), _shapes_of(model), folder)
     if not config.get("rank_pattern") and config.get("r") != rank:
         raise ValueError(f"{folder} says rank {str(config.get('r'))[:40]}, by which its weights are scaled, and its layers have {rank}")

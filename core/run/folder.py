@@ -41,6 +41,7 @@ from burnish.rollout.store.records import (
     read_retention,
     read_roll_backs,
 )
+from burnish.rollout.writing import write_text
 from burnish.run.tracking import Trackers
 from burnish.trainer.data.prepared import REJECTS_FILE
 from burnish.trainer.data.sources import rejected
@@ -367,5 +368,5 @@ def _pretty(data: Any) -> str:
 def _write(file: Path, text: str) -> None:
     """Write a file whole or not at all."""
     draft = file.with_name(f".{file.name}.tmp")
-    draft.write_text(text, encoding="utf-8")
+    write_text(draft, text)
     draft.replace(file)

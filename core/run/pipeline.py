@@ -28,6 +28,7 @@ from burnish.rollout.store.episodes import EpisodeStore
 from burnish.rollout.store.ledger import Ledger
 from burnish.rollout.store.moments import Moment, PerEpisode
 from burnish.rollout.store.records import EvaluationRecord, Mode
+from burnish.rollout.writing import write_text
 from burnish.run.alarms import heed, watch_over
 from burnish.run.display import StepBar, evaluation_line, failures_line, held_out_line, new_console, say
 from burnish.run.folder import RunFolder, create_run
@@ -277,7 +278,7 @@ def _checkpoint(
         learner.save_to_path((folder / "learner").resolve())
         watched = run.watch.row() if run.watch is not None else None
         position = {**progress.row(), "tasks": run.tasks_digest, "guards": watched}
-        (folder / "progress.json").write_text(json.dumps(position))
+        write_text(folder / "progress.json", json.dumps(position))
 
     record = save_checkpoint(
         run.folder.path,

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
-from burnish.rollout.writing import writing
+from burnish.rollout.writing import write_text, writing
 
 pytestmark = pytest.mark.unit
 
@@ -41,6 +41,12 @@ def test_a_file_that_does_not_fit_is_named(write: Callable[[Path], None], tmp_pa
     with pytest.raises(OSError, match="File too large") as caught, writing(file):
         write(file)
     assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(file))
+
+
+def test_text_that_a_full_disk_does_not_take_is_named() -> None:
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_text(Path("/dev/full"), "{}")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "/dev/full")
 
 
 def test_other_errors_stay_as_they_are(tmp_path: Path) -> None:

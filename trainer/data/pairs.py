@@ -29,6 +29,7 @@ from ...rollout.store.json_lines import JsonLines
 from ...rollout.store.own_files import own_file, read_whole
 from ...rollout.store.records import read_share
 from ...rollout.tokenizer import load_tokenizer
+from ...rollout.writing import write_text
 from ..models.manifest import BlendShare, DataUse
 from .blend import Blend, Place, order_of, row_at
 from .config import MORE_REJECTS, OWN, Making, PairsConfig
@@ -239,7 +240,7 @@ def lay_out(table: PairTable, making: Making, folder: Path, say: Callable[[str],
     folder.mkdir(parents=True)
     record = _Record(batch=table.batch, order=making.order, sources=list(survey_pairs(table, making, folder=folder, say=say)))
     draft = folder / f".{PAIRS_FILE}"
-    draft.write_text(json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
+    write_text(draft, json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
     draft.replace(folder / PAIRS_FILE)
     return PairData(folder)
 

@@ -29,6 +29,7 @@ from ...envs.types import Int32
 from ...rollout.store.json_lines import JsonLines
 from ...rollout.store.own_files import own_file, read_whole
 from ...rollout.store.records import read_share
+from ...rollout.writing import write_text
 from ..models.manifest import BlendShare, DataUse
 from .blend import Blend, order_of, row_at, shares_by_tokens
 from .config import MORE_REJECTS, Making, SupervisedRows
@@ -277,7 +278,7 @@ def lay_out(wanted: SupervisedRows, making: Making, folder: Path, say: Say = sil
     lay_out_held_out(wanted, maker, folder)
     record = {"schema": 1, "phase": wanted.called, "batch": wanted.batch, "order": making.order, "by": wanted.rows.shares_of}
     draft = folder / f".{BLEND_FILE}"
-    draft.write_text(json.dumps({**record, "sources": [one.to_row() for one in facts]}, indent=2, ensure_ascii=False) + "\n")
+    write_text(draft, json.dumps({**record, "sources": [one.to_row() for one in facts]}, indent=2, ensure_ascii=False) + "\n")
     draft.replace(folder / BLEND_FILE)
     return PreparedData(folder)
 

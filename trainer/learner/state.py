@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ...rollout.writing import writing
+from ...rollout.writing import write_text, writing
 from .ranks import laid_out_as
 
 FORMAT = 1
@@ -46,8 +46,8 @@ def write_state(
             with writing(file := partial / f"{name}.safetensors"):
                 save_file({key: tensor.detach().cpu().contiguous() for key, tensor in group.items()}, file)
         for name, text in (texts or {}).items():
-            (partial / name).write_text(text)
-        (partial / "state.json").write_text(json.dumps({"format": FORMAT, **state}, indent=1))
+            write_text(partial / name, text)
+        write_text(partial / "state.json", json.dumps({"format": FORMAT, **state}, indent=1))
         for file in partial.iterdir():
             _flush(file)
         partial.rename(folder)

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ...envs.pydantic_words import first_error
 from ...rollout.store.own_files import check_own, own_file, read_whole
+from ...rollout.writing import writing
 from .best import BestBy
 from .folder import atomic_folder, check_model_folder, manifest_of, store_manifest
 from .manifest import MAX_REASON
@@ -244,7 +245,7 @@ def _append(run: Path, record: Record) -> None:
     run.mkdir(parents=True, exist_ok=True)
     journal = run / JOURNAL
     whole = sum(len(line) + 1 for line in _complete_lines(journal))
-    with journal.open("r+b" if journal.exists() else "w+b") as stream:
+    with writing(journal), journal.open("r+b" if journal.exists() else "w+b") as stream:
         stream.truncate(whole)
         stream.seek(whole)
         stream.write(json.dumps(record.model_dump(mode="json")).encode() + b"\n")

@@ -24,7 +24,7 @@ import numpy as np
 
 from ...rollout.store.own_files import read_whole
 from ...rollout.tokenizer_files import check_tokenizer_files
-from ...rollout.writing import writing
+from ...rollout.writing import write_text, writing
 from .card import model_card
 from .config_file import check_config, ties_embeddings
 from .manifest import (
@@ -77,7 +77,7 @@ def store_manifest(folder: Path, manifest: Manifest) -> None:
     """Write a manifest that is known, and its card, each whole or not at all."""
     for name, text in ((MANIFEST_FILE, manifest.model_dump_json(indent=2) + "\n"), (CARD_FILE, model_card(manifest))):
         draft = folder / f".{name}.tmp"
-        draft.write_text(text)
+        write_text(draft, text)
         draft.replace(folder / name)
 
 
@@ -262,7 +262,7 @@ def write_model_folder(weights: Mapping[str, np.ndarray], like: Path, out: Path,
         save_file(tensors, out / WEIGHTS_FILE, metadata={"format": "pt"})
     dtypes = {str(value.dtype) for value in tensors.values()}
     if len(dtypes) == 1:
-        (out / "config.json").write_text(json.dumps({**config, "dtype": dtypes.pop()}, indent=2) + "\n")
+        write_text(out / "config.json", json.dumps({**config, "dtype": dtypes.pop()}, indent=2) + "\n")
     return write_manifest(out, origin if origin.parents is not None else replace(origin, parents=(manifest_of(like),)))
 
 
